@@ -1,0 +1,1 @@
+"""Backends: printers of Loops that decide nothing."""

@@ -1,0 +1,1 @@
+"""moa: a compiler for attention written as array expressions, in the Mathematics of Arrays."""

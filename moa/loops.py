@@ -1,0 +1,184 @@
+"""Loops: explicit instructions in structured SSA. What a backend prints, and nothing it decides.
+
+Every name is assigned once and is visible in the block that assigns it and in the blocks inside that one. `For`
+carries values and yields them, `If` returns values; there are no mutable variables. The vector width is a number of
+the whole (`Loops.width`), never part of an instruction.
+
+Types: i (64-bit integer), f (float of the compute type), b (bit), v (width floats), w (width integers of the float's
+size), m (width bits), p (address).
+
+Instructions (result type <- operand types):
+
+    iadd isub imul imin imax             i <- i i          idiv imod   floor division; the divisor is positive
+    iabs                                 i <- i
+    icmp                                 b <- i i          attrs (relation,): lt le gt ge eq ne
+    band bor bnot                        b <- b (b)        also on m
+    wadd wsub wmul wmin wmax             w <- w w
+    wcmp                                 m <- w w          attrs (relation,)
+    wsplat w<-i    lanes w<- (0, 1, .. width - 1)    first m<-i (lanes below i)    bsplat m<-b    splat v<-f
+    fadd fsub fmul fdiv fma fneg fabs fsqrt    f <- f f (f), also on v;  fma(a, b, c) = a * b + c, one rounding
+    fmax fmin    a > b ? a : b,  a < b ? a : b   (a NaN in b reaches the result, one in a does not)
+    fmaxn fminn                          maximum, minimum that propagate NaN
+    fcmp                                 b <- f f, m <- v v   attrs (relation,); every relation but ne is false on NaN
+    select                               t <- b t t for scalars; v <- m v v, w <- m w w; v <- b v v
+    i2f f<-i       w2v v<-w       f2i i<-f (truncation)
+    exp2 exp log tanh                    f <- f, v <- v    expanded to the instructions below by `moa.expand`
+    round                                to the nearest integer, ties to even
+    scale    f <- f f: x * 2**n, n integral or -inf, +inf, NaN; exact but for under- and overflow
+    mantissa exponent                    f <- f: x = mantissa * 2**exponent, mantissa in [0.75, 1.5), for finite x > 0
+    reduce                               f <- v            attrs (operator name,): add mul max min (NaN as fmax, fmin)
+    insert v<-v f, extract f<-v          attrs (lane,)
+    arg    i, f or p <- ()   attrs (slot,): slot of the packed arguments, 8 bytes each; f is
+                                                           stored as a double
+    offset                               p <- p i          attrs (element,): address plus i elements
+    load    f, v, i, b <- p i      attrs (element, aligned): element i of the array at p, or
+                                                           width of them from there; aligned: the address is width-aligned
+    loadm                                v <- p i m        masked-off lanes are 0 and are not read
+    store                                () <- p i x       attrs (element, aligned)
+    storem                               () <- p i x m
+
+Elements: f64 f32 bf16 f16 i64 u8. A float element is converted to the compute type on load and rounded to nearest
+even on store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Type = Literal["i", "f", "b", "v", "w", "m", "p"]
+Element = Literal["f64", "f32", "bf16", "f16", "i64", "u8"]
+
+ELEMENT_BYTES: dict[str, int] = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "u8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A value, by its number."""
+
+    number: int
+    type: Type
+
+    def __str__(self) -> str:
+        return f"{self.type}{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A literal of type i, f, b, v (all lanes), w (all lanes) or m (all lanes)."""
+
+    value: int | float | bool
+    type: Type
+
+    def __str__(self) -> str:
+        return f"{self.value}" if self.type in "ifb" else f"{self.value}:{self.type}"
+
+
+Arg = Name | Const
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    result: Name | None
+    op: str
+    args: tuple[Arg, ...] = ()
+    attrs: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        left = "" if self.result is None else f"{self.result} = "
+        return left + " ".join([self.op + "".join(f".{a}" for a in self.attrs), *map(str, self.args)])
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A value carried by a loop: `phi` inside, `first` before the first round, `next` after one, `result` outside."""
+
+    phi: Name
+    first: Arg
+    next: Arg
+    result: Name
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """for index in range(lo, hi, step), in order; step is positive. `hi` is exclusive; lo >= hi means no round."""
+
+    index: Name
+    lo: Arg
+    hi: Arg
+    step: Arg
+    carried: tuple[Carried, ...]
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    """results: (result, its value after `then`, its value after `other`)."""
+
+    cond: Arg
+    then: tuple[Stmt, ...]
+    other: tuple[Stmt, ...]
+    results: tuple[tuple[Name, Arg, Arg], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallFn:
+    """A call of another function of the same Loops; nothing is returned."""
+
+    function: str
+    args: tuple[Arg, ...]
+
+
+Stmt = Op | For | If | CallFn
+
+
+@dataclass(frozen=True, slots=True)
+class Fn:
+    """A function. The entry of a phase has the parameters (args p, first item i, last item i, workspace p)."""
+
+    name: str
+    params: tuple[Name, ...]
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loops:
+    """functions come before their callers; `phases` names the entries, run one after the other."""
+
+    dtype: Literal["f64", "f32"]
+    width: int
+    functions: tuple[Fn, ...]
+    phases: tuple[str, ...]
+
+    def function(self, name: str) -> Fn:
+        return next(f for f in self.functions if f.name == name)
+
+    def __str__(self) -> str:
+        return "\n\n".join(function_text(f) for f in self.functions)
+
+
+def function_text(f: Fn) -> str:
+    return "\n".join([f"fn {f.name}({', '.join(map(str, f.params))}):", *body_text(f.body, 1)])
+
+
+def body_text(body: tuple[Stmt, ...], depth: int) -> list[str]:
+    pad = "  " * depth
+    out: list[str] = []
+    for s in body:
+        match s:
+            case Op():
+                out.append(pad + str(s))
+            case For():
+                names = "".join(f" {c.phi} = {c.first} then {c.next} as {c.result};" for c in s.carried)
+                out.append(f"{pad}for {s.index} in {s.lo} .. {s.hi} step {s.step}:{names}")
+                out += body_text(s.body, depth + 1)
+            case If():
+                names = "".join(f" {r} = {a} or {b};" for r, a, b in s.results)
+                out.append(f"{pad}if {s.cond}:{names}")
+                out += body_text(s.then, depth + 1)
+                if s.other:
+                    out.append(f"{pad}else:")
+                    out += body_text(s.other, depth + 1)
+            case CallFn():
+                out.append(f"{pad}{s.function}({', '.join(map(str, s.args))})")
+    return out

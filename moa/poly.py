@@ -1,0 +1,312 @@
+"""Exact integer polynomials: sizes, extents, bounds and indices are all of this one type.
+
+A `Poly` is a sum of monomials over `Atom`s, kept in canonical form: two polynomials are equal iff they print the
+same. An atom is an index variable, a size, an integer parameter, or an integer expression that is not a polynomial of
+others (a floor division, a minimum, a value loaded from an integer array, a selection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from moa.normal import Cond
+
+AtomKind = Literal["var", "size", "int", "div", "min", "max", "abs", "load", "select"]
+PolyLike = "Poly | int"
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """One indivisible integer.
+
+    kind    name            args
+    var     its name        ()                  an index variable
+    size    its name        ()                  a size of the program
+    int     its name        ()                  an integer parameter of rank 0
+    div     ""              (a, d)              floor(a / d)
+    min/max ""              (a, b)
+    abs     ""              (a,)
+    load    array name      index per axis      one element of an integer array
+    select  ""              (condition, a, b)   condition is a `moa.normal.Cond`
+    """
+
+    kind: AtomKind
+    name: str = ""
+    args: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "var" | "size" | "int":
+                return self.name
+            case "div":
+                return f"({self.args[0]} // {self.args[1]})"
+            case "load":
+                return f"{self.name}[{', '.join(map(str, self.args))}]"
+            case "select":
+                return f"where({self.args[0]}, {self.args[1]}, {self.args[2]})"
+            case _:
+                return f"{self.kind}({', '.join(map(str, self.args))})"
+
+
+Monomial = tuple[Atom, ...]
+
+
+def monomial_text(m: Monomial) -> str:
+    return "*".join(map(str, m))
+
+
+class Poly:
+    """An exact polynomial with rational coefficients (integer-valued where it is used as an index)."""
+
+    __slots__ = ("_hash", "_text", "terms")
+
+    terms: tuple[tuple[Monomial, Fraction], ...]
+
+    def __init__(self, terms: Mapping[Monomial, Fraction]) -> None:
+        kept = [(m, c) for m, c in terms.items() if c]
+        kept.sort(key=lambda t: (-len(t[0]), monomial_text(t[0])))
+        self.terms = tuple(kept)
+        self._hash = hash(self.terms)
+        self._text = ""
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int):
+            other = const(other)
+        return isinstance(other, Poly) and self._hash == other._hash and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Poly({self})"
+
+    def __str__(self) -> str:
+        if not self._text:
+            self._text = self._print()
+        return self._text
+
+    def _print(self) -> str:
+        if not self.terms:
+            return "0"
+        out = ""
+        for m, c in self.terms:
+            size = abs(c)
+            body = monomial_text(m)
+            if not body:
+                body = str(size)
+            elif size != 1:
+                body = f"{size}*{body}" if size.denominator == 1 else f"({size})*{body}"
+            sign = "-" if c < 0 else "+"
+            out = (f"-{body}" if c < 0 else body) if not out else f"{out} {sign} {body}"
+        return out
+
+    # arithmetic -------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Poly | int) -> Poly:
+        terms = dict(self.terms)
+        for m, c in as_poly(other).terms:
+            terms[m] = terms.get(m, Fraction(0)) + c
+        return Poly(terms)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Poly:
+        return Poly({m: -c for m, c in self.terms})
+
+    def __sub__(self, other: Poly | int) -> Poly:
+        return self + -as_poly(other)
+
+    def __rsub__(self, other: Poly | int) -> Poly:
+        return as_poly(other) - self
+
+    def __mul__(self, other: Poly | int) -> Poly:
+        terms: dict[Monomial, Fraction] = {}
+        for m, c in self.terms:
+            for k, d in as_poly(other).terms:
+                product = tuple(sorted(m + k, key=str))
+                terms[product] = terms.get(product, Fraction(0)) + c * d
+        return Poly(terms)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Poly | int) -> Poly:
+        d = as_poly(other)
+        n = d.as_int()
+        if n is not None and n != 0:
+            whole = {m: c / n for m, c in self.terms if (c / n).denominator == 1}
+            rest = Poly({m: c for m, c in self.terms if (c / n).denominator != 1})
+            k = rest.as_int()
+            tail = const(k // n) if k is not None else atom("div", args=(rest, d))
+            return Poly(whole) + tail
+        exact = self.exact_quotient(d)
+        return exact if exact is not None else atom("div", args=(self, d))
+
+    def __mod__(self, other: Poly | int) -> Poly:
+        return self - as_poly(other) * (self // other)
+
+    def exact_quotient(self, d: Poly) -> Poly | None:
+        """self / d where d is one monomial that divides every term, else None."""
+        if len(d.terms) != 1:
+            return const(1) if d == self else None
+        (divisor, coefficient) = d.terms[0]
+        out: dict[Monomial, Fraction] = {}
+        for m, c in self.terms:
+            left = list(m)
+            for a in divisor:
+                if a not in left:
+                    return None
+                left.remove(a)
+            out[tuple(left)] = c / coefficient
+        return Poly(out)
+
+    # questions --------------------------------------------------------------------------------------------------
+
+    def as_int(self) -> int | None:
+        """The value if this is an integer constant, else None."""
+        if not self.terms:
+            return 0
+        if len(self.terms) == 1 and not self.terms[0][0] and self.terms[0][1].denominator == 1:
+            return int(self.terms[0][1])
+        return None
+
+    def as_atom(self) -> Atom | None:
+        """The atom if this is exactly one atom, else None."""
+        if len(self.terms) == 1 and len(self.terms[0][0]) == 1 and self.terms[0][1] == 1:
+            return self.terms[0][0][0]
+        return None
+
+    def as_var(self) -> str | None:
+        """The name if this is exactly one index variable, else None."""
+        a = self.as_atom()
+        return a.name if a is not None and a.kind == "var" else None
+
+    def top_atoms(self) -> frozenset[Atom]:
+        """The atoms of the monomials, not those inside other atoms."""
+        return frozenset(a for m, _ in self.terms for a in m)
+
+    def atoms(self) -> frozenset[Atom]:
+        """All atoms, those inside other atoms included."""
+        out: set[Atom] = set()
+        for a in self.top_atoms():
+            out.add(a)
+            for x in a.args:
+                out |= x.atoms()
+        return frozenset(out)
+
+    def vars(self) -> frozenset[str]:
+        """The names of all index variables, nested ones included."""
+        return frozenset(a.name for a in self.atoms() if a.kind == "var")
+
+    def coefficient(self, name: str) -> Poly | None:
+        """c where self = c * name + rest and rest is free of the variable; None if it is not so."""
+        v = Atom("var", name)
+        linear: dict[Monomial, Fraction] = {}
+        for m, c in self.terms:
+            if v in m:
+                left = list(m)
+                left.remove(v)
+                linear[tuple(left)] = c
+        c_poly = Poly(linear)
+        if name in c_poly.vars() or name in (self - c_poly * Poly({(v,): Fraction(1)})).vars():
+            return None
+        return c_poly
+
+    def rename(self, names: Mapping[str, Poly]) -> Poly:
+        """The same polynomial with index variables replaced, all at once."""
+        return self.replace(lambda a: names.get(a.name) if a.kind == "var" else None)
+
+    def replace(self, f: Callable[[Atom], Poly | None]) -> Poly:
+        """The same polynomial with f(atom) for each atom where f gives something; arguments of atoms are visited."""
+        out = const(0)
+        for m, c in self.terms:
+            product = Poly({(): c})
+            for a in m:
+                product = product * _replace_atom(a, f)
+            out = out + product
+        return out
+
+    def evaluate(self, value: Callable[[Atom], Any]) -> Any:
+        """The number (or integer array) that this polynomial is; `value` gives what an atom is worth."""
+        total: Any = 0
+        for m, c in self.terms:
+            product: Any = 1
+            for a in m:
+                product = product * value(a)
+            total = total + (int(c) * product if c.denominator == 1 else c.numerator * product / c.denominator)
+        return total
+
+
+def _replace_atom(a: Atom, f: Callable[[Atom], Poly | None]) -> Poly:
+    new = f(a)
+    if new is not None:
+        return new
+    if not a.args:
+        return Poly({(a,): Fraction(1)})
+    args = tuple(x.replace(f) for x in a.args)
+    if args == a.args:
+        return Poly({(a,): Fraction(1)})
+    match a.kind:
+        case "div":
+            return args[0] // args[1]  # type: ignore[no-any-return]
+        case "min":
+            return minimum(*args)
+        case "max":
+            return maximum(*args)
+        case "abs":
+            return absolute(args[0])
+        case "select":
+            return select(*args)
+        case _:
+            return atom(a.kind, a.name, args)
+
+
+def const(value: int | Fraction) -> Poly:
+    return Poly({(): Fraction(value)})
+
+
+def as_poly(value: Poly | int) -> Poly:
+    return value if isinstance(value, Poly) else const(value)
+
+
+def atom(kind: AtomKind, name: str = "", args: Iterable[Any] = ()) -> Poly:
+    return Poly({(Atom(kind, name, tuple(args)),): Fraction(1)})
+
+
+def var(name: str) -> Poly:
+    return atom("var", name)
+
+
+def size(name: str) -> Poly:
+    return atom("size", name)
+
+
+def minimum(a: Poly, b: Poly) -> Poly:
+    """min(a, b); decided where the difference is a constant."""
+    d = (a - b).as_int()
+    if d is not None:
+        return a if d <= 0 else b
+    return atom("min", args=sorted((a, b), key=str))
+
+
+def maximum(a: Poly, b: Poly) -> Poly:
+    """max(a, b); decided where the difference is a constant."""
+    d = (a - b).as_int()
+    if d is not None:
+        return a if d >= 0 else b
+    return atom("max", args=sorted((a, b), key=str))
+
+
+def absolute(a: Poly) -> Poly:
+    n = a.as_int()
+    return const(abs(n)) if n is not None else atom("abs", args=(a,))
+
+
+def select(c: Cond, a: Poly, b: Poly) -> Poly:
+    """a where c, else b; decided where c is a constant."""
+    if a == b or c.is_true:
+        return a
+    return b if c.is_false else atom("select", args=(c, a, b))

@@ -1,0 +1,174 @@
+"""Tiles: placement. Statements on tiles inside loops over tiles.
+
+A tile holds the part of an equation that one work item needs at a time. Scalars and conditions are those of the
+Normal, over the same index variables with their *global* values, so that a statement reads like the equation it comes
+from; a tile is addressed by its axes, and lowering subtracts their origins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from moa.normal import ArrayInput, Axis, Scalar, head_text
+from moa.ops import Kind
+from moa.poly import Poly
+
+
+@dataclass(frozen=True, slots=True)
+class TileAxis:
+    """An axis of tiles inside a phase.
+
+    role    "item": split over work items, `step` wide; "loop": bound by a Loop, at most `step` wide;
+            "whole": all of it at once
+    extent  of the array axis
+    step    how many at a time; the capacity of tiles along it ("whole": the extent, step is 0)
+    """
+
+    name: str
+    role: Literal["item", "loop", "whole"]
+    extent: Poly
+    step: int = 0
+
+    @property
+    def capacity(self) -> Poly:
+        from moa.poly import const
+
+        return const(self.step) if self.step else self.extent
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """space "scratch": workspace of the thread; "block": lives inside one nest only. The last axis is contiguous."""
+
+    name: str
+    axes: tuple[str, ...]
+    space: Literal["scratch", "block"] = "scratch"
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """target = value for every position of the nest; `target` is a load of a tile or of an array."""
+
+    target: Scalar
+    value: Scalar
+
+    def __str__(self) -> str:
+        return f"{self.target} = {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """target = reduce(op, over, value), starting from the target's present value, or afresh.
+
+    Axes in `over` that the nest loops over (or its lane axis) are reduced across the whole nest, the others inside it.
+    """
+
+    target: Scalar
+    op: str
+    value: Scalar
+    over: tuple[str, ...]
+    fresh: bool
+
+    def __str__(self) -> str:
+        sign = "=" if self.fresh else f"{self.op}="
+        return f"{self.target} {sign} {self.op}_{{{', '.join(self.over)}}} {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """Statements that share one loop over register blocks: the unit of lowering.
+
+    loops   ((axis, block), ...): outermost first
+    lane    the axis in the lanes of vectors, or None
+    """
+
+    loops: tuple[tuple[str, int], ...]
+    lane: str | None
+    statements: tuple[Map | Reduce, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """for tiles of `axis` from lo to hi, at most the axis' step wide. kind: how the domain meets these tiles."""
+
+    axis: str
+    lo: Poly
+    hi: Poly
+    body: tuple[TileStmt, ...]
+    kind: Literal["full", "partial", "all"] = "all"
+
+
+TileStmt = Nest | Loop
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A set of work items that may run in any order; it ends before the next begins.
+
+    items   the axes that number the work items, outermost first: item w is a position in the grid of their tiles
+    """
+
+    name: str
+    items: tuple[str, ...]
+    axes: tuple[TileAxis, ...]
+    tiles: tuple[Tile, ...]
+    body: tuple[TileStmt, ...]
+
+    def axis(self, name: str) -> TileAxis:
+        return next(a for a in self.axes if a.name == name)
+
+    def tile(self, name: str) -> Tile | None:
+        return next((t for t in self.tiles if t.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array in memory: an input, an output, or an intermediate one in the caller's workspace."""
+
+    name: str
+    kind: Kind
+    shape: tuple[Poly, ...]
+    role: Literal["input", "output", "workspace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """hosts: scalars without index variables, evaluated once a call in float64 and rounded to the compute type."""
+
+    name: str
+    inputs: tuple[ArrayInput, ...]
+    arrays: tuple[Array, ...]
+    hosts: tuple[tuple[str, Scalar], ...]
+    phases: tuple[Phase, ...]
+
+    def array(self, name: str) -> Array | None:
+        return next((a for a in self.arrays if a.name == name), None)
+
+    def __str__(self) -> str:
+        out = [f"{h} = {s}" for h, s in self.hosts]
+        for p in self.phases:
+            grid = ", ".join(f"{a} by {p.axis(a).step}" if p.axis(a).step > 1 else a for a in p.items)
+            out.append(f"phase {p.name}: items ({grid})")
+            tiles = [f"{head_text(t.name, tuple((x, p.axis(x).extent) for x in t.axes))} {t.space}" for t in p.tiles]
+            out.append("  tiles " + "; ".join(tiles))
+            out += tile_body_text(p.body, 1)
+        return "\n".join(out)
+
+
+def tile_body_text(body: tuple[TileStmt, ...], depth: int) -> list[str]:
+    pad = "  " * depth
+    out: list[str] = []
+    for s in body:
+        match s:
+            case Loop():
+                out.append(f"{pad}for {s.axis} in {s.lo} .. {s.hi} ({s.kind}):")
+                out += tile_body_text(s.body, depth + 1)
+            case Nest():
+                loops = ", ".join(f"{a} by {b}" for a, b in s.loops)
+                out.append(f"{pad}nest ({loops}) lanes {s.lane}:")
+                out += [f"{pad}  {x}" for x in s.statements]
+    return out
+
+
+__all__ = ["Array", "ArrayInput", "Axis", "Loop", "Map", "Nest", "Phase", "Reduce", "Tile", "TileAxis", "Tiles"]
