@@ -166,6 +166,7 @@ class Source:
 # The typed Program: everything inlined, one operation a value. -----------------------------------------------------
 
 Shape = tuple[Poly, ...]
+Default = Fraction | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +174,14 @@ class Input:
     """A parameter of the kernel: an array, or a scalar where `shape` is ().
 
     `shape` has one Poly an axis; it names each size at least once as exactly `size(name)` somewhere in the program.
-    A literal 1 broadcasts.
+    A literal 1 broadcasts. `default` is what a scalar is worth where the caller gives none.
     """
 
     name: str
     kind: Kind
     shape: Shape
     span: Span
+    default: Default = None
 
 
 # Items of an `index` operation, one per axis of the operand (New: none):

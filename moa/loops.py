@@ -21,17 +21,19 @@ Instructions (result type <- operand types):
     fmaxn fminn                          maximum, minimum that propagate NaN
     fcmp                                 b <- f f, m <- v v   attrs (relation,); every relation but ne is false on NaN
     select                               t <- b t t for scalars; v <- m v v, w <- m w w; v <- b v v
-    i2f f<-i       w2v v<-w       f2i i<-f (truncation)
+    i2f f<-i       w2v v<-w       f2i i<-f (truncation; saturates, NaN gives 0)
     exp2 exp log tanh                    f <- f, v <- v    expanded to the instructions below by `moa.expand`
     round                                to the nearest integer, ties to even
-    scale    f <- f f: x * 2**n, n integral or -inf, +inf, NaN; exact but for under- and overflow
+    scale    f <- f f: x * 2**floor(n), rounded once; n may be infinite or NaN. x is NaN or 2**-100 <= |x| <= 2**100
+    fraction f <- f: x - floor(x), rounded down; 0 (of either sign) for integral and infinite x
     mantissa exponent                    f <- f: x = mantissa * 2**exponent, mantissa in [0.75, 1.5), for finite x > 0
-    reduce                               f <- v            attrs (operator name,): add mul max min (NaN as fmax, fmin)
+    reduce                               f <- v            attrs (operator name,): add mul max min (NaN as fmax, fmin);
+                                                           lane i with lane i + width / 2, until one is left
     insert v<-v f, extract f<-v          attrs (lane,)
     arg    i, f or p <- ()   attrs (slot,): slot of the packed arguments, 8 bytes each; f is
                                                            stored as a double
     offset                               p <- p i          attrs (element,): address plus i elements
-    load    f, v, i, b <- p i      attrs (element, aligned): element i of the array at p, or
+    load    f, v, i, b, m <- p i   attrs (element, aligned): element i of the array at p, or
                                                            width of them from there; aligned: the address is width-aligned
     loadm                                v <- p i m        masked-off lanes are 0 and are not read
     store                                () <- p i x       attrs (element, aligned)

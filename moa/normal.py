@@ -283,7 +283,12 @@ def negate(c: Cond) -> Cond:
 
 
 def compare(name: str, a: Scalar, b: Scalar) -> Cond:
-    """A comparison of two floats by name: lt le gt ge eq ne. It is data, even where both sides are equal (NaN)."""
+    """A comparison of two floats by name: lt le gt ge eq ne; of two literals, its value.
+
+    x == x is kept: it is False on NaN.
+    """
+    if a.op == "lit" and b.op == "lit":
+        return TRUE if OPERATORS[name].numpy(a.args[0], b.args[0]) else FALSE
     return Cond("cmp", (name, a, b))
 
 
@@ -315,7 +320,7 @@ def map_cond(c: Cond, poly: Callable[[Poly], Poly], scalar: Callable[[Scalar], S
         case "not":
             return negate(map_cond(c.args[0], poly, scalar))
         case "cmp":
-            return Cond("cmp", (c.args[0], scalar(c.args[1]), scalar(c.args[2])))
+            return compare(c.args[0], scalar(c.args[1]), scalar(c.args[2]))
         case "load":
             return Cond("load", (c.args[0], tuple(poly(p) for p in c.args[1])))
         case _:
@@ -513,6 +518,12 @@ class Fold:
     shared: tuple[Axis, ...]
     domain: Cond  # the union of the members' domains
     members: tuple[Member, ...]
+    maps: tuple[Eq, ...] = ()  # named sub-expressions of the pieces that load a reference (see `references`)
+
+    def references(self) -> dict[Scalar, str]:
+        """The distinct references of the members and the array names under which named pieces load their new values."""
+        found = dict.fromkeys(r for m in self.members for r in m.refs)
+        return {r: f"{self.name}.ref{k}" for k, r in enumerate(found)}
 
     def __str__(self) -> str:
         return fold_text(self)
@@ -640,7 +651,7 @@ def eq_text(e: Eq) -> str:
 
 def fold_text(f: Fold) -> str:
     where = "" if f.domain.is_true else f", {f.domain}"
-    lines = [f"fold {f.axis[0]} < {f.axis[1]}{where}:"]
+    lines = [f"fold {f.axis[0]} < {f.axis[1]}{where}:", *(f"  {e}" for e in f.maps)]
     for m in f.members:
         bases = "; ".join(
             ("" if c.is_true else f"{c}: ") + (", ".join(map(str, b)) if len(b) > 1 else str(b[0])) for c, b in m.pieces

@@ -73,6 +73,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("max", "maximum", np.maximum, _NUM2, 1, -math.inf, True, True, True, math.inf),
         Operator("min", "minimum", np.minimum, _NUM2, 1, math.inf, True, True, True, -math.inf),
         Operator("exp", "exp", np.exp, _F, monotone="up"),
+        Operator("exp2", "exp2", np.exp2, _F, monotone="up"),
         Operator("log", "log", np.log, _F, monotone="up"),
         Operator("sqrt", "sqrt", np.sqrt, _F, monotone="up"),
         Operator("tanh", "tanh", np.tanh, _F, monotone="up"),

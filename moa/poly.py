@@ -43,7 +43,8 @@ class Atom:
             case "var" | "size" | "int":
                 return self.name
             case "div":
-                return f"({self.args[0]} // {self.args[1]})"
+                a, d = (f"({p})" if len(p.terms) > 1 else str(p) for p in self.args)
+                return f"({a} // {d})"
             case "load":
                 return f"{self.name}[{', '.join(map(str, self.args))}]"
             case "select":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from moa.normal import ArrayInput, Axis, Scalar, head_text
+from moa.normal import ArrayInput, Axis, Cond, Scalar, head_text
 from moa.ops import Kind
 from moa.poly import Poly
 
@@ -90,16 +90,29 @@ class Nest:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """for tiles of `axis` from lo to hi, at most the axis' step wide. kind: how the domain meets these tiles."""
+    """for tiles of `axis` from lo to hi, at most the axis' step wide.
+
+    kind    how the domain meets these tiles: "full": nothing is tested; "partial": each element is; "classified": each
+            tile is, by `When`s in the body
+    """
 
     axis: str
     lo: Poly
     hi: Poly
     body: tuple[TileStmt, ...]
-    kind: Literal["full", "partial", "all"] = "all"
+    kind: Literal["full", "partial", "classified"]
 
 
-TileStmt = Nest | Loop
+@dataclass(frozen=True, slots=True)
+class When:
+    """body where cond, else other. cond is over origins of tiles (`j@0`), sizes and item variables: tested once a tile."""
+
+    cond: Cond
+    body: tuple[TileStmt, ...]
+    other: tuple[TileStmt, ...] = ()
+
+
+TileStmt = Nest | Loop | When
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +177,12 @@ def tile_body_text(body: tuple[TileStmt, ...], depth: int) -> list[str]:
             case Loop():
                 out.append(f"{pad}for {s.axis} in {s.lo} .. {s.hi} ({s.kind}):")
                 out += tile_body_text(s.body, depth + 1)
+            case When():
+                out.append(f"{pad}when {s.cond}:")
+                out += tile_body_text(s.body, depth + 1)
+                if s.other:
+                    out.append(f"{pad}else:")
+                    out += tile_body_text(s.other, depth + 1)
             case Nest():
                 loops = ", ".join(f"{a} by {b}" for a, b in s.loops)
                 out.append(f"{pad}nest ({loops}) lanes {s.lane}:")
@@ -171,4 +190,4 @@ def tile_body_text(body: tuple[TileStmt, ...], depth: int) -> list[str]:
     return out
 
 
-__all__ = ["Array", "ArrayInput", "Axis", "Loop", "Map", "Nest", "Phase", "Reduce", "Tile", "TileAxis", "Tiles"]
+__all__ = ["Array", "ArrayInput", "Axis", "Loop", "Map", "Nest", "Phase", "Reduce", "Tile", "TileAxis", "Tiles", "When"]

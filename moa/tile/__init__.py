@@ -1,0 +1,231 @@
+"""Tile: Normal -> Tiles. Splits axes, places every value, orders the statements of each work item.
+
+Which equations are arrays in memory is found by trying: outputs are; whatever else a phase cannot hold as a tile of
+its work item (`NeedStore`) becomes one, with a phase of its own, and the attempt starts again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from moa.normal import Axis, Eq, Fold, Index, Member, Normal, Scalar, load, loads, rename
+from moa.naming import reads
+from moa.poly import Poly, var
+from moa.tile.phase import PhaseBuilder, Target, fold_uses
+from moa.tile.plan import NeedStore, Plan
+from moa.tile.reuse import reuse
+from moa.tile.strategy import Strategy
+from moa.tiles import Phase, Tiles
+
+__all__ = ["Strategy", "tile"]
+
+
+def tile(normal: Normal, strategy: Strategy) -> Tiles:
+    """The tiles of a named Normal for one strategy."""
+    normal = folded(normal)
+    stored: frozenset[str] = frozenset()
+    while True:
+        try:
+            return _attempt(Plan(normal, strategy, stored))
+        except NeedStore as need:
+            assert need.name not in stored, f"{need.name} is stored already"
+            stored |= {need.name}
+
+
+def _attempt(plan: Plan) -> Tiles:
+    normal = plan.normal
+    phases: list[Phase] = []
+    waiting: list[Eq] = []
+    for e in normal.equations:
+        if e.name in plan.stored or (isinstance(e, Eq) and e.name in normal.outputs):
+            if isinstance(e, Eq) and e.name in normal.outputs and _joinable(plan, waiting, e):
+                waiting.append(e)
+                continue
+            if waiting:
+                phases.append(_phase(plan, len(phases), waiting))
+                waiting = []
+            if isinstance(e, Fold):
+                phases.append(_fold_phase(plan, len(phases), e))
+            else:
+                waiting = [e]
+    if waiting:
+        phases.append(_phase(plan, len(phases), waiting))
+    arrays = tuple(plan.memory.values())
+    hosts = tuple((name, s) for s, name in plan.hosts.items())
+    return Tiles(normal.name, normal.inputs, arrays, hosts, tuple(reuse(p) for p in phases))
+
+
+def folded(normal: Normal) -> Normal:
+    """The system with each Reduce that reads a Reduce along its own axis as a fold of one member: it is streamed."""
+    reduces = {e.name: e for e in normal.equations if isinstance(e, Eq)}
+
+    def streams(e: Eq) -> bool:
+        assert e.red is not None
+        todo = [s for _, s in e.pieces]
+        while todo:
+            for array, index in loads(todo.pop()):
+                inner = reduces.get(array)
+                if inner is None or not any(e.red[0] in p.vars() for p in index):
+                    continue
+                if inner.kind == "reduce":
+                    return True
+                at = {v: p for (v, _), p in zip(inner.outer, index, strict=True)}
+                todo.append(rename(inner.body, at))
+        return False
+
+    out: list[Eq | Fold] = []
+    for e in normal.equations:
+        if isinstance(e, Eq) and e.kind == "reduce" and streams(e):
+            out.append(as_fold(e))
+        else:
+            out.append(e)
+    read = {
+        a for e in out for a in (reads(e) if isinstance(e, Fold) else (a for _, s in e.pieces for a, _ in loads(s)))
+    }
+    return replace(normal, equations=tuple(only_references(e, read) if isinstance(e, Fold) else e for e in out))
+
+
+def only_references(fold: Fold, read: set[str]) -> Fold:
+    """The fold with extremes that serve as references alone marked: a NaN in them reaches the result without them."""
+    members = tuple(
+        replace(m, op=f"{m.op}_ref") if m.op in ("max", "min") and m.name not in read else m for m in fold.members
+    )
+    return replace(fold, members=members)
+
+
+def as_fold(e: Eq) -> Fold:
+    """A Reduce as a fold of one member without references. Every outer axis its whole body has is shared."""
+    assert e.red is not None
+    used: set[str] = set()
+    for c, s in e.pieces:
+        for x in (*c.vars(), *s.vars()):
+            used.add(x)
+    pieces = tuple((c, (s,)) for c, s in e.pieces)
+    member = Member(e.name, e.outer, e.op, e.domain, pieces, (), (), load(f"{e.name}#0", e.index()))
+    last = e.outer[-1:] if len(e.outer) > 1 and _product_column(e) else ()
+    shared = tuple(a for a in e.outer if a not in last)
+    return Fold(f"{e.name}.fold", e.red, shared, e.domain, (member,))
+
+
+def _product_column(e: Eq) -> bool:
+    """Whether the last outer axis is a column of a product: a factor of each piece is free of it."""
+    v = e.outer[-1][0]
+
+    def free(s: Scalar) -> bool:
+        return s.op == "mul" and any(v not in x.vars() or free(x) for x in s.args)
+
+    return all(free(s) for _, s in e.pieces) and v not in e.domain.vars()
+
+
+def _joinable(plan: Plan, waiting: list[Eq], e: Eq) -> bool:
+    """Whether two outputs can share a phase: they read the same folds over the same items."""
+    if not waiting:
+        return False
+    first, second = _folds(plan, waiting[0]), _folds(plan, e)
+    return bool(first) and first == second and not any(a in {w.name for w in waiting} for a, _ in loads(e.body))
+
+
+def _folds(plan: Plan, e: Eq) -> set[str]:
+    return {fold.name for _, s in e.pieces for fold, _, _ in fold_uses(plan, s)}
+
+
+def _phase(plan: Plan, number: int, equations: list[Eq]) -> Phase:
+    """The phase of one stored equation, or of several outputs that read the same folds."""
+    first = equations[0]
+    mappings: dict[str, tuple[str, ...]] = {}
+    items: tuple[Axis, ...] | None = None
+    targets: list[Target] = []
+    for e in equations:
+        target, outer = _target(plan, e)
+        names: dict[str, Poly] = {}
+        for fold, member, index in fold_uses(plan, target.value):
+            at = {v: p for (v, _), p in zip(member.outer, index, strict=True)}
+            mapping = tuple(at[v].as_var() or "" for v, _ in fold.shared)
+            own = {v for v, _ in outer}
+            if len(set(mapping)) < len(mapping) or not set(mapping) <= own:
+                raise NeedStore(fold.name)
+            if e is first:
+                here = tuple(a for a in outer if a[0] in mapping)
+                if items is not None and {v for v, _ in items} != set(mapping):
+                    raise NeedStore(fold.name)
+                items = here
+                mappings.setdefault(fold.name, mapping)
+            else:
+                for mine, theirs in zip(mapping, mappings[fold.name], strict=True):
+                    if names.setdefault(mine, var(theirs)) != var(theirs):
+                        raise NeedStore(fold.name)
+        if e is not first:
+            taken = {v for t in targets for p in t.index for v in p.vars()}
+            for v, _ in outer:
+                k = 0
+                while v not in names and (f"{v}{k}" if k else v) in taken:
+                    k += 1
+                names.setdefault(v, var(f"{v}{k}" if k else v))
+            target = Target(target.array, tuple(p.rename(names) for p in target.index), rename(target.value, names))
+        targets.append(target)
+    outer = _target(plan, first)[1]
+    if items is None:
+        items = outer[:-1] if len(outer) > 1 else outer
+        return PhaseBuilder(plan, f"p{number}", items, items[-1][0] if items else None).build(targets)
+    return PhaseBuilder(plan, f"p{number}", items, _row(plan, first, items)).build(targets)
+
+
+def _target(plan: Plan, e: Eq) -> tuple[Target, tuple[Axis, ...]]:
+    """What a stored equation writes, and its axes. A stored Reduce is written through an equation of its own."""
+    index: Index = e.index()
+    if e.kind == "map":
+        return Target(e.name, index, e.body), e.outer
+    inner = f"{e.name}.r"
+    plan.equations[inner] = replace(e, name=inner)
+    return Target(e.name, index, load(inner, index)), e.outer
+
+
+def _fold_phase(plan: Plan, number: int, fold: Fold) -> Phase:
+    """The phase that stores the members of a fold."""
+    builder = PhaseBuilder(plan, f"p{number}", fold.shared, _fold_row(plan, fold, fold.shared))
+    done = builder.fold(fold, tuple(v for v, _ in fold.shared))
+    targets = [
+        Target(old.name, tuple(var(v) for v, _ in m.outer), m.finish)
+        for old, m in zip(fold.members, done.members, strict=True)
+    ]
+    return builder.build(targets)
+
+
+def _row(plan: Plan, e: Eq, items: tuple[Axis, ...]) -> str | None:
+    """The item axis to tile: the one that most loads of the folds' loops do not have, so that they are shared."""
+    for fold, member, index in fold_uses(plan, e.body if e.kind == "map" else e.pieces[0][1]):
+        at = {v: p for (v, _), p in zip(member.outer, index, strict=True)}
+        row = _fold_row(plan, fold, tuple((at[v].as_var() or "", x) for v, x in fold.shared))
+        if row is not None:
+            return row
+    return items[-1][0] if items else None
+
+
+def _fold_row(plan: Plan, fold: Fold, items: tuple[Axis, ...]) -> str | None:
+    if not fold.shared:
+        return None
+    score: dict[str, int] = {v: 0 for v, _ in fold.shared}
+    seen: set[tuple[str, Index]] = set()
+
+    def walk(s: Scalar) -> None:
+        for array, index in loads(s):
+            if (array, index) in seen:
+                continue
+            seen.add((array, index))
+            used = {v for p in index for v in p.vars()}
+            if array in plan.memory:
+                if fold.axis[0] in used:
+                    for v in score:
+                        score[v] += v not in used
+            elif array in plan.equations:
+                e = plan.equations[array]
+                at = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+                for _, body in e.pieces:
+                    walk(rename(body, at))
+
+    for m in fold.members:
+        for _, basis in m.pieces:
+            for b in basis:
+                walk(b)
+    best = max(range(len(items)), key=lambda k: (score[fold.shared[k][0]], k))
+    return items[best][0]

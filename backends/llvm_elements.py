@@ -1,0 +1,125 @@
+"""Loads and stores in LLVM, with the conversions between elements of memory and the compute type."""
+
+from __future__ import annotations
+
+from moa.backends.llvm_text import MEMORY, Text, retype, splatted, suffix
+from moa.loops import ELEMENT_BYTES, Op
+
+
+def load(t: Text, s: Op, args: list[str]) -> str:
+    assert s.result is not None
+    element, aligned = s.attrs
+    kind = s.result.type
+    lanes = t.width if kind in "vm" else 0
+    held = f"<{lanes} x {MEMORY[element]}>" if lanes else MEMORY[element]
+    align = ELEMENT_BYTES[element] * (lanes if lanes and aligned else 1)
+    place = t.temp(f"getelementptr {MEMORY[element]}, ptr {args[0]}, i64 {args[1]}")
+    if s.op == "load":
+        text = f"load {held}, ptr {place}, align {align}"
+    else:
+        name = f"llvm.masked.load.{suffix(held)}.p0"
+        mask = f"{t.types['m']} {args[2]}"
+        text = t.call(name, held, f"ptr {place}", f"i32 {align}", mask, f"{held} zeroinitializer", immediate=(1,))
+    return convert_in(t, text, element, kind, held)
+
+
+def convert_in(t: Text, text: str, element: str, kind: str, held: str) -> str:
+    """A loaded element as a value of type `kind`."""
+    type_ = t.types[kind]
+    match element, kind:
+        case (("f32" | "f64"), ("f" | "v")):
+            if element == t.dtype:
+                return text
+            return f"{'fpext' if element == 'f32' else 'fptrunc'} {held} {t.temp(text)} to {type_}"
+        case "f16", ("f" | "v"):
+            single = f"fpext {held} {t.temp(text)} to {retype(held, 'float')}"
+            return single if t.dtype == "f32" else widen(t, single, held, type_)
+        case "bf16", ("f" | "v"):
+            wide = retype(held, "i32")
+            bits = t.temp(f"zext {held} {t.temp(text)} to {wide}")
+            high = t.temp(f"shl {wide} {bits}, {splatted(wide, '16')}")
+            single = f"bitcast {wide} {high} to {retype(held, 'float')}"
+            return single if t.dtype == "f32" else widen(t, single, held, type_)
+        case (("i64" | "u8"), ("f" | "v")):
+            return f"{'sitofp' if element == 'i64' else 'uitofp'} {held} {t.temp(text)} to {type_}"
+        case "i64", "i":
+            return text
+        case "u8", "i":
+            return f"zext i8 {t.temp(text)} to i64"
+        case "u8", ("b" | "m"):
+            return f"icmp ne {held} {t.temp(text)}, {splatted(held, '0')}"
+        case _:
+            raise AssertionError(f"a load of {element} as {kind}")
+
+
+def widen(t: Text, single: str, held: str, type_: str) -> str:
+    return f"fpext {retype(held, 'float')} {t.temp(single)} to {type_}"
+
+
+def store(t: Text, s: Op, args: list[str]) -> str:
+    element, aligned = s.attrs
+    kind = s.args[2].type
+    lanes = t.width if kind in "vm" else 0
+    held = f"<{lanes} x {MEMORY[element]}>" if lanes else MEMORY[element]
+    align = ELEMENT_BYTES[element] * (lanes if lanes and aligned else 1)
+    place = t.temp(f"getelementptr {MEMORY[element]}, ptr {args[0]}, i64 {args[1]}")
+    value = convert_out(t, args[2], element, kind, held)
+    if s.op == "store":
+        return f"store {held} {value}, ptr {place}, align {align}"
+    name = f"llvm.masked.store.{suffix(held)}.p0"
+    mask = f"{t.types['m']} {args[3]}"
+    return t.call(name, "void", f"{held} {value}", f"ptr {place}", f"i32 {align}", mask, immediate=(2,))
+
+
+def convert_out(t: Text, value: str, element: str, kind: str, held: str) -> str:
+    """A value of type `kind` as an element to store."""
+    type_ = t.types[kind]
+    match element, kind:
+        case (("f32" | "f64"), ("f" | "v")):
+            if element == t.dtype:
+                return value
+            return t.temp(f"{'fpext' if element == 'f64' else 'fptrunc'} {type_} {value} to {held}")
+        case (("f16" | "bf16"), ("f" | "v")):
+            single = value if t.dtype == "f32" else round_to_odd(t, value, type_, held)
+            if element == "f16":
+                return t.temp(f"fptrunc {retype(held, 'float')} {single} to {held}")
+            return round_to_bf16(t, single, held)
+        case "i64", "i":
+            return value
+        case "u8", "i":
+            return t.temp(f"trunc i64 {value} to i8")
+        case "u8", ("b" | "m"):
+            return t.temp(f"zext {type_} {value} to {held}")
+        case _:
+            raise AssertionError(f"a store of {kind} as {element}")
+
+
+def round_to_odd(t: Text, value: str, type_: str, held: str) -> str:
+    """double to float, inexact results made odd: a second rounding to 16 bits then is the only one.
+
+    Source: Boldo and Melquiond 2008, Emulation of FMA and correctly rounded sums: proved algorithms using
+    rounding to odd
+    """
+    single, bits, bit = retype(held, "float"), retype(held, "i32"), retype(held, "i1")
+    near = t.temp(f"fptrunc {type_} {value} to {single}")
+    back = t.temp(f"fpext {single} {near} to {type_}")
+    exact = t.temp(f"fcmp ueq {type_} {back}, {value}")
+    sizes = [t.temp(t.intrinsic("fabs", type_, x)) for x in (back, value)]
+    above = t.temp(f"sext {bit} {t.temp(f'fcmp ogt {type_} {sizes[0]}, {sizes[1]}')} to {bits}")
+    whole = t.temp(f"bitcast {single} {near} to {bits}")
+    odd = t.temp(f"or {bits} {t.temp(f'add {bits} {whole}, {above}')}, {splatted(bits, '1')}")
+    chosen = t.temp(f"select {bit} {exact}, {bits} {whole}, {bits} {odd}")
+    return t.temp(f"bitcast {bits} {chosen} to {single}")
+
+
+def round_to_bf16(t: Text, value: str, held: str) -> str:
+    single, wide = retype(held, "float"), retype(held, "i32")
+    bits = t.temp(f"bitcast {single} {value} to {wide}")
+    high = t.temp(f"lshr {wide} {bits}, {splatted(wide, '16')}")
+    even = t.temp(f"and {wide} {high}, {splatted(wide, '1')}")
+    bias = t.temp(f"add {wide} {even}, {splatted(wide, '32767')}")
+    near = t.temp(f"lshr {wide} {t.temp(f'add {wide} {bits}, {bias}')}, {splatted(wide, '16')}")
+    quiet = t.temp(f"or {wide} {high}, {splatted(wide, '64')}")
+    nan = t.temp(f"fcmp uno {single} {value}, {value}")
+    chosen = t.temp(f"select {retype(held, 'i1')} {nan}, {wide} {quiet}, {wide} {near}")
+    return t.temp(f"trunc {wide} {chosen} to {held}")

@@ -1,0 +1,1 @@
+"""Interpreters: the meaning of each IR, in plain Python."""

@@ -1,0 +1,372 @@
+"""The callable a user holds: it picks a variant by the shapes of the call, compiles it when first needed, and runs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moa import ir
+from moa.loops import Element
+from moa.oracle import bind, evaluate
+from moa.parse import parse, parse_expression
+from moa.pipeline import LARGEST_SPECIALISED, Derivation, Placed, derive, place, specialised_sizes
+from moa.text import MoaError, printable
+from moa.tile import Strategy
+
+Array = NDArray[Any]
+DTYPES: dict[str, Element] = {"float64": "f64", "float32": "f32"}
+VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumulators
+KEYS = {"f64": 96, "f32": 192}
+FEW_ROWS = 2  # up to this many rows, lanes along another axis cost less
+SINGLE_THREAD_FLOPS = 2_000_000  # below about 100 us on one thread, waking another costs more than it brings
+
+
+def compile(
+    source: str | os.PathLike[str],
+    *,
+    backend: str = "llvm",
+    dtype: str = "float64",
+    sizes: Mapping[str, int] | None = None,
+    **shapes: str,
+) -> Kernel:
+    """A kernel from an expression with shape strings, from a program text, or from the path of a file.
+
+    Q="... n dk" gives the shape of a parameter of an expression. `sizes` fixes sizes (and integer parameters) to
+    literals: another value in a call compiles another instance.
+    Errors: MoaError at the place of the mistake
+    """
+    if backend not in ("llvm",):
+        raise MoaError("argument", f"there is no backend {printable(str(backend))!r}", None, "choose llvm")
+    if dtype not in DTYPES:
+        known = " or ".join(DTYPES)
+        raise MoaError(
+            "argument", f"kernels are not compiled for dtype {printable(str(dtype))!r}", None, f"choose {known}"
+        )
+    parsed = read(source, shapes)
+    return Kernel(parsed, dtype, dict(sizes or {}))
+
+
+def read(source: str | os.PathLike[str], shapes: Mapping[str, str]) -> ir.Source:
+    """The parsed source: a path, a program text, or an expression."""
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and "\n" not in source and source.endswith(".moa")):
+        path = Path(source)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as e:
+            reason = e.strerror or "it cannot be read"
+            raise MoaError(
+                "argument", f"no program at {printable(str(path))}: {reason}", None, "check the path"
+            ) from None
+        except UnicodeDecodeError:
+            raise MoaError("argument", f"{printable(str(path))} is not UTF-8 text", None, "save it as UTF-8") from None
+        return parse(text, str(path))
+    if not isinstance(source, str):
+        raise MoaError("argument", f"a program is text or a path, not {type(source).__name__}", None, "pass a str")
+    if shapes:
+        return parse_expression(source, "<expression>", dict(shapes))
+    return parse(source, "<program>")
+
+
+@dataclass(slots=True)
+class Variant:
+    """One compiled instance: what it was placed as, and its machine code."""
+
+    placed: Placed
+    built: Any
+
+
+@dataclass(slots=True)
+class Call:
+    """Everything about a call that depends on shapes and scalars only."""
+
+    variant: Variant
+    sizes: dict[str, int]
+    hosts: dict[str, float]
+    outputs: tuple[tuple[int, ...], ...]
+    intermediates: tuple[tuple[str, tuple[int, ...]], ...]
+    items: tuple[int, ...]
+    scratch_bytes: int
+    threads: int
+    integers: dict[str, int] = field(default_factory=dict)
+
+
+class Kernel:
+    """A compiled formula. Call it with arrays in the order of its parameters, or by name; scalars by name."""
+
+    def __init__(self, source: ir.Source, dtype: str, sizes: dict[str, int]) -> None:
+        self._source = source
+        self.dtype = dtype
+        self._element = DTYPES[dtype]
+        self._fixed = sizes
+        self._derivations: dict[int, Derivation] = {}
+        self._variants: dict[tuple[Any, ...], Variant] = {}
+        self._calls: dict[tuple[Any, ...], Call] = {}
+        self._lead = _leading(source)
+        self.derivation = self._derive(0)
+        unknown = [s for s in sizes if s not in self._names()]
+        if unknown:
+            known = ", ".join(self._names()) or "none"
+            raise MoaError("argument", f"{self.name} has no size {printable(unknown[0])}", None, f"its sizes: {known}")
+
+    @property
+    def name(self) -> str:
+        return self.derivation.program.name
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """(before, after): the most traversals of one axis, as written and as compiled."""
+        return self.derivation.report.passes
+
+    def _names(self) -> tuple[str, ...]:
+        program = self.derivation.program
+        integers = tuple(p.name for p in program.inputs if p.kind == "i" and not p.shape)
+        return (*program.sizes(), *integers)
+
+    def _derive(self, ranks: int) -> Derivation:
+        if ranks not in self._derivations:
+            self._derivations[ranks] = derive(self._source, ranks)
+        return self._derivations[ranks]
+
+    # calling ------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *arrays: Any, threads: int | None = None, **named: Any) -> Any:
+        """The outputs for arrays and scalars: one array, or a tuple of them where the formula returns several.
+
+        Arrays are NumPy arrays of the kernel's dtype with any strides. Results own their memory.
+        Errors: MoaError of kind "argument"
+        """
+        given = self._arguments(arrays, named)
+        call = self._call(given, threads)
+        return self._run(call, given)
+
+    def _arguments(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = self.derivation.program.inputs
+        if len(arrays) > len(inputs):
+            text = f"{self.name} takes {len(inputs)} arguments, {len(arrays)} were given"
+            raise MoaError("argument", text, None, "its parameters: " + ", ".join(p.name for p in inputs))
+        given: dict[str, Any] = {}
+        for p, value in zip(inputs, arrays, strict=False):
+            given[p.name] = value
+        for k, value in named.items():
+            if k in given:
+                raise MoaError("argument", f"argument {printable(k)} is given twice", None, "pass it once")
+            given[k] = value
+        return {k: self._argument(k, v) for k, v in given.items()}
+
+    def _argument(self, name: str, value: Any) -> Any:
+        """An argument as the array or number that the kernel reads."""
+        p = next((p for p in self.derivation.program.inputs if p.name == name), None)
+        if p is None or not p.shape and name not in self._lead:
+            return value
+        if isinstance(value, (list, tuple, int, float)) or not isinstance(value, np.ndarray):
+            value = _as_array(name, value, self.dtype if p.kind == "f" else None)
+        if p.kind == "f":
+            if value.dtype.name != self.dtype or not value.dtype.isnative:
+                text = f"argument {name} is {value.dtype}, the kernel is compiled for {self.dtype}"
+                raise MoaError("argument", text, None, f"convert it, or compile with dtype={value.dtype.name!r}")
+            if not value.flags.aligned or any(s % value.itemsize for s in value.strides):
+                value = np.ascontiguousarray(value)
+        elif p.kind == "i" and value.dtype.kind in "iu":
+            value = np.ascontiguousarray(value, dtype=np.int64)
+        elif p.kind == "b" and value.dtype.kind == "b":
+            value = np.ascontiguousarray(value)
+        return value
+
+    def _call(self, given: dict[str, Any], threads: int | None) -> Call:
+        scalars = tuple((k, v) for k, v in given.items() if not isinstance(v, np.ndarray))
+        arrays = {k: v for k, v in given.items() if isinstance(v, np.ndarray)}
+        unit = frozenset(k for k, v in arrays.items() if v.ndim and (v.strides[-1] == v.itemsize or v.shape[-1] <= 1))
+        try:
+            key = (tuple((k, v.shape, v.dtype.kind) for k, v in arrays.items()), unit, scalars, threads)
+            call = self._calls.get(key)
+        except TypeError:
+            name = next(k for k, v in scalars if getattr(v, "__hash__", None) is None)
+            raise MoaError("argument", f"argument {printable(name)} is not an array or a number", None, "") from None
+        indices = any(p.kind == "i" and p.shape for p in self.derivation.program.inputs)
+        if call is not None and not indices:
+            return call
+        ranks = self._ranks(arrays)
+        derivation = self._derive(ranks)
+        sizes = bind(derivation.program, given)
+        if call is not None:
+            return call
+        if len(self._calls) > 256:
+            self._calls.clear()
+        made = self._calls[key] = self._plan(derivation, given, sizes, unit, threads)
+        return made
+
+    def _ranks(self, arrays: Mapping[str, Array]) -> int:
+        """How many axes `...` stands for in this call."""
+        found: tuple[str, int] | None = None
+        for name, written in self._lead.items():
+            if name not in arrays:
+                continue
+            ranks = max(arrays[name].ndim - written, 0)
+            if found is not None and found[1] != ranks:
+                text = f"`...` stands for {found[1]} axes in {found[0]} and for {ranks} in {name}"
+                raise MoaError("argument", text, None, "give both arrays the same leading axes")
+            found = (name, ranks)
+        return 0 if found is None else found[1]
+
+    def _plan(
+        self,
+        derivation: Derivation,
+        given: dict[str, Any],
+        sizes: dict[str, int],
+        unit: frozenset[str],
+        threads: int | None,
+    ) -> Call:
+        program = derivation.program
+        fixed = {k: sizes[k] for k in specialised_sizes(program) if sizes[k] <= LARGEST_SPECIALISED}
+        fixed |= {k: sizes[k] for k in self._fixed if k in sizes}
+        variant = self._variant(derivation, fixed, unit, sizes)
+        placed = variant.placed
+        params: dict[str, Any] = {p.name: given.get(p.name, p.default) for p in program.inputs if not p.shape}
+        params = {k: float(v) for k, v in params.items() if v is not None}
+        params |= sizes
+        params["lowest"] = float(np.finfo(self.dtype).min)
+        from moa.interp.scalar import evaluate as scalar_value
+
+        with np.errstate(all="ignore"):
+            hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in placed.tiles.hosts}
+        outputs, intermediates = [], []
+        for a in placed.tiles.arrays:
+            shape = tuple(evaluate(e, sizes) for e in a.shape)
+            if a.role == "output":
+                outputs.append((a.name, shape))
+            elif a.role == "workspace":
+                intermediates.append((a.name, shape))
+        by_name = dict(outputs)
+        items = tuple(evaluate(p, sizes) for p in placed.lowered.items)
+        count = default_threads() if threads is None else threads
+        if count < 1:
+            raise MoaError("argument", f"threads is {count}", None, "use at least one")
+        if threads is None and self._flops(derivation, sizes) < SINGLE_THREAD_FLOPS:
+            count = 1
+        names = derivation.streamed.outputs
+        return Call(
+            variant,
+            sizes,
+            hosts,
+            tuple(by_name[n] for n in names),
+            tuple(intermediates),
+            items,
+            evaluate(placed.lowered.scratch_bytes, sizes),
+            max(1, min(count, max(items, default=1))),
+        )
+
+    def _flops(self, derivation: Derivation, sizes: Mapping[str, int]) -> int:
+        from moa.cost import flops
+
+        return evaluate(flops(derivation.equations), sizes)
+
+    def _variant(
+        self, derivation: Derivation, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
+    ) -> Variant:
+        """The instance for these sizes: the number of rows in a work item follows the rows there are."""
+        from moa.backends.llvm import host
+        from moa.backends.llvm_build import build
+        from moa.expand import expand
+
+        width = host().width(self._element)
+        rows_there = self._rows(derivation, sizes, width)
+        vectors = min(VECTORS, -(-rows_there // width))
+        vectors = {3: 4}.get(vectors, vectors)
+        rows = 1 if rows_there <= FEW_ROWS else vectors * width
+        key = (derivation.program.inputs, tuple(sorted(fixed.items())), unit, rows)
+        if key not in self._variants:
+            block = 4 * VECTORS // max(vectors, 1)
+            strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), 4 if self._element == "f32" else 2)
+            outputs = frozenset(derivation.streamed.outputs)
+            placed = place(derivation, strategy, self._element, fixed, unit | outputs | _intermediates(derivation))
+            self._variants[key] = Variant(placed, build(expand(placed.lowered.loops)))
+        return self._variants[key]
+
+    def _rows(self, derivation: Derivation, sizes: Mapping[str, int], width: int) -> int:
+        """The extent of the axis that work items tile."""
+        key = (derivation.program.inputs, "rows")
+        if key not in self._variants:
+            probe = place(
+                derivation, Strategy(width, VECTORS * width, KEYS[self._element]), self._element, {}, frozenset()
+            )
+            self._variants[key] = Variant(probe, None)
+        tiles = self._variants[key].placed.tiles
+        extents = [evaluate(a.extent, sizes) for p in tiles.phases for a in p.axes if a.role == "item" and a.step > 1]
+        return max(extents, default=1)
+
+    def _run(self, call: Call, given: dict[str, Any]) -> Any:
+        import ctypes
+
+        from moa.backends.worker import run
+
+        outputs = [np.empty(shape, self.dtype) for shape in call.outputs]
+        names = self.derivation.streamed.outputs
+        memory: dict[str, Array] = {k: v for k, v in given.items() if isinstance(v, np.ndarray)}
+        memory |= dict(zip(names, outputs, strict=True))
+        for name, shape in call.intermediates:
+            memory[name] = np.empty(shape, self.dtype)
+        slots = call.variant.placed.lowered.slots
+        packed = (ctypes.c_int64 * max(len(slots), 1))()
+        floats = ctypes.cast(packed, ctypes.POINTER(ctypes.c_double))
+        for k, s in enumerate(slots):
+            match s.kind:
+                case "pointer":
+                    packed[k] = memory[s.name].ctypes.data
+                case "stride":
+                    packed[k] = memory[s.name].strides[s.axis] // memory[s.name].itemsize
+                case "size":
+                    packed[k] = call.sizes[s.name]
+                case "host":
+                    floats[k] = call.hosts[s.name]
+        stride = call.scratch_bytes
+        workspace = np.empty(stride * call.threads + 4096, np.uint8)
+        base = -(-workspace.ctypes.data // 4096) * 4096
+        for entry, items in zip(call.variant.built.phases, call.items, strict=True):
+            run(entry, ctypes.addressof(packed), items, call.threads, base, stride, 1)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _as_array(name: str, value: Any, dtype: str | None) -> Array:
+    try:
+        array = np.asarray(value) if dtype is None else np.asarray(value, dtype=None)
+        if dtype is not None and not hasattr(value, "__array_interface__") and not hasattr(value, "__dlpack__"):
+            array = array.astype(dtype)
+    except (ValueError, TypeError):
+        text = f"argument {printable(name)} of type {type(value).__name__} is not an array"
+        raise MoaError("argument", text, None, "pass a NumPy array") from None
+    return array
+
+
+def _leading(source: ir.Source) -> dict[str, int]:
+    """For each parameter with `...` in its shape: how many axes are written beside it."""
+    out: dict[str, int] = {}
+    for p in source.functions[-1].parameters:
+        if p.dims and any(isinstance(d, ir.Name) and d.name == "..." for d in p.dims):
+            out[p.name.name] = len(p.dims) - 1
+    return out
+
+
+def _intermediates(derivation: Derivation) -> frozenset[str]:
+    """Names that may become arrays of our own: always contiguous."""
+    from moa.normal import Fold
+
+    out: set[str] = set()
+    for e in derivation.streamed.equations:
+        out |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
+    return frozenset(out)
+
+
+def default_threads() -> int:
+    """MOA_THREADS, or the processors this process may use."""
+    text = os.environ.get("MOA_THREADS", "")
+    if text:
+        if not text.isdigit() or int(text) < 1:
+            raise MoaError("argument", f"MOA_THREADS is {printable(text)!r}", None, "set it to a number of threads")
+        return int(text)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

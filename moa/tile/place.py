@@ -1,0 +1,153 @@
+"""Placing statements: which axis takes the lanes, and which statements share a nest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from moa.normal import Index, Scalar, loads
+from moa.poly import Poly
+from moa.tile.strategy import Strategy
+from moa.tiles import Loop, Map, Nest, Reduce, TileAxis, TileStmt, When
+
+GATHER = 1.5  # cost of one lane loaded on its own, in vector loads
+SCATTER = 2.0  # likewise stored
+REUSE, REUSE_ELSEWHERE = 0.25, 0.6  # loads that a register block shares: the row axis holds several vectors
+INSIDE = 1 / 16  # what is done once for a whole reduction, beside what is done for each of its elements
+
+
+def stride_kind(index: Index, axis: str) -> str:
+    """How an element moves along an axis: "absent", "unit" (contiguous), or "strided"."""
+    if not any(axis in p.vars() for p in index):
+        return "absent"
+    last = index[-1].coefficient(axis)
+    if last is not None and last.as_int() == 1 and not any(axis in p.vars() for p in index[:-1]):
+        return "unit"
+    return "strided"
+
+
+def choose_lane(
+    axes: Iterable[TileAxis],
+    target: Scalar,
+    value: Scalar,
+    over: tuple[str, ...],
+    row: str | None,
+    s: Strategy,
+    free: bool,
+    packable: Callable[[str, Index], bool],
+) -> str | None:
+    """The axis whose lanes cost least: contiguous loads and stores are cheap, lanes on their own are not.
+
+    free        the target may put any of its axes last
+    packable    says of a load whether it can be transposed once, before the loops
+    """
+    best: tuple[float, int, str] | None = None
+    for k, a in enumerate(axes):
+        extent = a.step or a.extent.as_int() or 1 << 30
+        if extent < 2:
+            continue
+        reuse = REUSE if a.name == row else REUSE_ELSEWHERE
+        cost = 0.0
+        for array, index in loads(value):
+            kind = stride_kind(index, a.name) if index else "absent"
+            if kind == "strided" and over and packable(array, index):
+                kind = "unit"
+            cost += reuse * {"absent": 0.0, "unit": 1.0, "strided": GATHER * s.width}[kind]
+        weight = INSIDE if over else 1.0
+        if a.name in over:
+            cost += 4 * weight
+        else:
+            kind = stride_kind(target.args[1], a.name)
+            cost += weight * (SCATTER * s.width if kind == "strided" and not free else 1.0)
+        cost += 1.0  # the work itself, in whole vectors
+        cost *= max(1.0, s.width / extent)
+        candidate = (cost, 0 if a.name == row else k + 1, a.name)
+        if best is None or candidate < best:
+            best = candidate
+    return None if best is None else best[2]
+
+
+def place(
+    body: list[TileStmt],
+    statement: Map | Reduce,
+    loops: tuple[str, ...],
+    lane: str | None,
+    static: frozenset[str],
+    s: Strategy,
+) -> None:
+    """Appends a statement to the last nest of `body` where that keeps its meaning, else to a new one.
+
+    `static` are the axes whose vectors are a fixed number: a reduction across the whole nest keeps its partial results
+    in registers, which needs that or a nest of nothing but the reduced axis.
+    """
+    if body and isinstance(body[-1], Nest) and joins(body[-1], statement, loops, lane, static):
+        nest = body[-1]
+        body[-1] = replace(nest, statements=(*nest.statements, statement), loops=blocks(nest, statement, s))
+        return
+    nest = Nest(tuple((a, 1) for a in loops), lane, (statement,))
+    body.append(replace(nest, loops=blocks(nest, statement, s)))
+
+
+def blocks(nest: Nest, statement: Map | Reduce, s: Strategy) -> tuple[tuple[str, int], ...]:
+    """Block sizes: the innermost looped axis, more of it where a statement reduces inside."""
+    if not nest.loops:
+        return ()
+    *outer, (last, size) = nest.loops
+    names = {a for a, _ in nest.loops} | {nest.lane}
+    inside = isinstance(statement, Reduce) and any(a not in names for a in statement.over)
+    return (*outer, (last, max(size, s.block if inside else s.map_block)))
+
+
+def joins(
+    nest: Nest, statement: Map | Reduce, loops: tuple[str, ...], lane: str | None, static: frozenset[str]
+) -> bool:
+    """Whether a statement means the same block by block inside the nest as after it."""
+    own = tuple(a for a, _ in nest.loops)
+    if lane != nest.lane:
+        across = isinstance(statement, Reduce) and not loops and lane is None
+        if not (across and own == () and nest.lane in statement.over):  # type: ignore[union-attr]
+            return False
+    elif loops != own:
+        crossing = isinstance(statement, Reduce) and len(own) == 1 and loops == () and own[0] in statement.over
+        if not (crossing and lane in static):
+            return False
+    written: dict[str, Index] = {}
+    reduced: set[str] = set()
+    names = {*own, nest.lane}
+    for x in nest.statements:
+        written[x.target.args[0]] = x.target.args[1]
+        if isinstance(x, Reduce) and any(a in names for a in x.over):
+            reduced.add(x.target.args[0])
+    if statement.target.args[0] in reduced:
+        return False
+    for array, index in loads(statement.value):
+        if array in reduced or (array in written and written[array] != index):
+            return False
+    for x in nest.statements:
+        for array, index in (*loads(x.value), (x.target.args[0], x.target.args[1])):
+            if array == statement.target.args[0] and index != statement.target.args[1]:
+                return False
+    return True
+
+
+def tiles_read(body: Iterable[TileStmt]) -> set[str]:
+    """The names of all arrays and tiles that statements of a body load."""
+    out: set[str] = set()
+    for x in body:
+        match x:
+            case Loop():
+                out |= tiles_read(x.body)
+            case When():
+                out |= tiles_read(x.body) | tiles_read(x.other)
+            case Nest():
+                for st in x.statements:
+                    out |= {a for a, _ in loads(st.value)}
+                    if isinstance(st, Reduce) and not st.fresh:
+                        out.add(st.target.args[0])
+    return out
+
+
+def as_index(names: Iterable[str]) -> tuple[Poly, ...]:
+    from moa.poly import var
+
+    return tuple(var(n) for n in names)

@@ -1,0 +1,102 @@
+"""What a program's phases have in common: its equations, its arrays in memory, its strategy, its host scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from moa.domains import TileRange, split, tile_ranges
+from moa.normal import TRUE, Cond, Eq, Fold, Member, Normal, Scalar, apply, both, choose, loads, map_cond
+from moa.poly import Poly, const
+from moa.tile.strategy import Strategy
+from moa.tiles import Array
+
+
+class NeedStore(Exception):
+    """An equation cannot be a tile of the work item that wants it: it has to become an array in memory."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class Plan:
+    """The tables of one attempt to tile a Normal with some equations stored."""
+
+    def __init__(self, normal: Normal, strategy: Strategy, stored: frozenset[str]) -> None:
+        self.normal = normal
+        self.strategy = strategy
+        self.equations: dict[str, Eq] = {}
+        self.members: dict[str, tuple[Fold, Member]] = {}
+        self.folds: dict[str, Fold] = {}
+        self.moving: set[str] = set()  # Maps that load a reference: they belong to one round of a loop
+        self.memory: dict[str, Array] = {
+            p.name: Array(p.name, p.kind, p.shape, "input") for p in normal.inputs if p.shape
+        }
+        self.hosts: dict[Scalar, str] = {}
+        for e in normal.equations:
+            if isinstance(e, Fold):
+                self.folds[e.name] = e
+                for m in e.members:
+                    self.members[m.name] = (e, m)
+                for x in e.maps:
+                    self.equations[x.name] = x
+                    self.moving.add(x.name)
+            else:
+                self.equations[e.name] = e
+        for e in normal.equations:
+            if isinstance(e, Fold) and e.name in stored:
+                for m in e.members:
+                    self.memory[m.name] = Array(m.name, "f", tuple(x for _, x in m.outer), "workspace")
+            elif isinstance(e, Eq) and (e.name in normal.outputs or e.name in stored):
+                role = "output" if e.name in normal.outputs else "workspace"
+                self.memory[e.name] = Array(e.name, e.dtype, tuple(x for _, x in e.outer), role)  # type: ignore[arg-type]
+        self.stored = stored
+        self.references = {n for f in self.folds.values() for n in f.references().values()}
+
+    def hosted(self, s: Scalar) -> Scalar:
+        """s with each largest part that has no index variable and reads no array made a host scalar."""
+        if s.op in ("lit", "load", "ref"):
+            return s
+        if not s.vars() and not loads(s) and not (s.op == "param" and s.args[0].startswith("host#")):
+            if s not in self.hosts:
+                self.hosts[s] = f"host#{len(self.hosts)}"
+            return Scalar("param", (self.hosts[s],))
+        if s.op == "select":
+            c = map_cond(s.args[0], lambda p: p, self.hosted)
+            return choose(c, self.hosted(s.args[1]), self.hosted(s.args[2]))
+        return apply(s.op, *(self.hosted(x) for x in s.operands)) if s.operands else s
+
+    def ranges(
+        self, domain: Cond, row: str | None, red: str, extents: Mapping[str, Poly], items: tuple[str, ...]
+    ) -> tuple[TileRange, ...]:
+        """The tile ranges of a fold's axis in one work item (see `moa.domains.tile_ranges`)."""
+        end = extents[red]
+        if domain.is_true:
+            return (TileRange(const(0), end, "full"),)
+        outer = tuple(v for v in items if v != row)
+        affine, _ = split(domain, items, red, outer)
+        if affine.is_true:
+            return (TileRange(const(0), end, "full"),)
+        s = self.strategy
+        rows = s.rows if row is not None else 1
+        found = tile_ranges(affine, row, rows, red, s.granule, extents, outer)
+        if any(r.kind == "classified" for r in found):
+            found = tile_ranges(affine, row, rows, red, s.keys, extents, outer)
+        return found
+
+    def mask(self, own: Cond, union: Cond, partial: bool) -> Cond:
+        """What must still be tested per element of a member's domain inside tiles of the union of domains."""
+        if own.is_true:
+            return TRUE
+        if partial or own != union:
+            return own
+        conjuncts = own.args if own.op == "and" else (own,)
+        affine, rest = split(own, sorted(own.vars()), "", ())
+        return (
+            both(*(c for c in conjuncts if c in (rest.args if rest.op == "and" else (rest,))))
+            if affine != own
+            else TRUE
+        )
+
+
+__all__ = ["NeedStore", "Plan"]

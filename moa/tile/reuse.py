@@ -1,0 +1,123 @@
+"""Sharing storage: a tile that is read for the last time where another is written takes that one's place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from moa.normal import Scalar, load, loads, map_scalar
+from moa.tiles import Loop, Map, Nest, Phase, Reduce, TileStmt, When
+
+
+def reuse(phase: Phase) -> Phase:
+    """The phase with in-place maps: `e[j, i] = f(s[j, i])` writes over s where nothing reads s afterwards."""
+    names: dict[str, str] = {}
+    _visit(phase.body, phase, names, frozenset())
+    if not names:
+        return phase
+
+    def final(n: str) -> str:
+        while n in names:
+            n = names[n]
+        return n
+
+    tiles = tuple(t for t in phase.tiles if t.name not in names)
+    return replace(phase, tiles=tiles, body=tuple(_renamed(s, final) for s in phase.body))
+
+
+def _visit(body: tuple[TileStmt, ...], phase: Phase, names: dict[str, str], after: frozenset[str]) -> None:
+    """Looks for in-place maps; `after` are the arrays read after this body (in loops: by the next round too)."""
+    for k, x in enumerate(body):
+        later = after | frozenset(_reads(body[k + 1 :]))
+        match x:
+            case Loop():
+                start = frozenset(_read_first(x.body))
+                _visit(x.body, phase, names, later | start)
+            case When():
+                _visit(x.body, phase, names, later)
+                _visit(x.other, phase, names, later)
+            case Nest():
+                _nest(x, phase, names, later)
+
+
+def _nest(nest: Nest, phase: Phase, names: dict[str, str], later: frozenset[str]) -> None:
+    for k, st in enumerate(nest.statements):
+        if not isinstance(st, Map):
+            continue
+        target = phase.tile(st.target.args[0])
+        if target is None or target.name in names:
+            continue
+        rest = set(later)
+        for other in nest.statements[k + 1 :]:
+            rest |= {a for a, _ in loads(other.value)}
+        for array, index in loads(st.value):
+            old = phase.tile(array)
+            if old is None or array == target.name or array in rest or old.axes != target.axes:
+                continue
+            if index != st.target.args[1] or array in names or array in names.values():
+                continue
+            everywhere = [i for a, i in loads(st.value) if a == array]
+            written_here = any(o.target.args[0] == array for o in nest.statements)
+            if len(everywhere) == 1 and not written_here and _written_once(phase.body, target.name, array):
+                names[target.name] = array
+                break
+
+
+def _written_once(body: Iterable[TileStmt], name: str, old: str) -> bool:
+    """Whether every statement that writes `name` is a Map that reads `old` at the same index, and no other reads it."""
+    return all(
+        not (s.target.args[0] == name) or (isinstance(s, Map) and (old, s.target.args[1]) in loads(s.value))
+        for s in _statements(body)
+    )
+
+
+def _statements(body: Iterable[TileStmt]) -> Iterable[Map | Reduce]:
+    for x in body:
+        match x:
+            case Loop():
+                yield from _statements(x.body)
+            case When():
+                yield from _statements((*x.body, *x.other))
+            case Nest():
+                yield from x.statements
+
+
+def _reads(body: Iterable[TileStmt]) -> set[str]:
+    out: set[str] = set()
+    for s in _statements(body):
+        out |= {a for a, _ in loads(s.value)}
+        if isinstance(s, Reduce) and not s.fresh:
+            out.add(s.target.args[0])
+    return out
+
+
+def _read_first(body: Iterable[TileStmt]) -> set[str]:
+    """Arrays that a round of a loop reads before it writes them."""
+    out: set[str] = set()
+    written: set[str] = set()
+    for s in _statements(body):
+        out |= {a for a, _ in loads(s.value)} - written
+        if isinstance(s, Reduce) and not s.fresh:
+            out |= {s.target.args[0]} - written
+        written.add(s.target.args[0])
+    return out
+
+
+def _renamed(s: TileStmt, final: object) -> TileStmt:
+    assert callable(final)
+
+    def scalar(x: Scalar) -> Scalar:
+        return map_scalar(x, lambda y: load(final(y.args[0]), y.args[1]) if y.op == "load" else None)
+
+    match s:
+        case Loop():
+            return replace(s, body=tuple(_renamed(x, final) for x in s.body))
+        case When():
+            return replace(
+                s, body=tuple(_renamed(x, final) for x in s.body), other=tuple(_renamed(x, final) for x in s.other)
+            )
+        case Nest():
+            return replace(
+                s,
+                statements=tuple(replace(x, target=scalar(x.target), value=scalar(x.value)) for x in s.statements),
+            )

@@ -1,0 +1,29 @@
+"""What a machine fixes about tiles: widths, block sizes, how many rows a work item holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """Parameters of the tiler for one variant.
+
+    width       lanes of a vector
+    rows        values of the row axis in one work item: a multiple of the width, or 1
+    keys        steps of a loop over a reduced axis that are in scratch at a time
+    block       rows of a register block of a statement that reduces inside
+    map_block   rows of a register block of elementwise statements: their coefficients want registers too
+    granule     ranges of a domain are cut at multiples of this
+    """
+
+    width: int
+    rows: int
+    keys: int
+    block: int = 4
+    map_block: int = 2
+    granule: int = 4
+
+    def __post_init__(self) -> None:
+        assert self.rows == 1 or self.rows % self.width == 0, self
+        assert self.keys % self.width == 0, self
