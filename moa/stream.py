@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import moa.laws.split  # noqa: F401  (enters its law into the table)
 from moa.laws.defer import Deferred, defer
 from moa.laws.group import Group, equation_reads, find_groups, levels, passes_of
-from moa.laws.reference import Live, Moved, Stays, plain_member
+from moa.laws.reading import Live, Stays
+from moa.laws.reference import Moved, plain_member
 from moa.laws.sign import nonnegative_names
 from moa.laws.table import LAWS
 from moa.normal import (

@@ -151,11 +151,22 @@ def test_fma_of_float32_is_rounded_once() -> None:
     c[1::3] = ((a * b) * np.float32(2.0**24) * rng.choice([1, -1], 4000).astype(np.float32))[1::3]
     got = fused_multiply_add(a, b, c)
     for k in range(4000):
-        value, near = exact(float(a[k]), float(b[k]), float(c[k])), abs
-        distance = near(Fraction(float(got[k])) - value)
+        value = exact(float(a[k]), float(b[k]), float(c[k]))
+        distance = abs(Fraction(float(got[k])) - value)
         for side in (-np.inf, np.inf):
-            other = near(Fraction(float(np.nextafter(got[k], np.float32(side)))) - value)
+            other = abs(Fraction(float(np.nextafter(got[k], np.float32(side)))) - value)
             assert distance < other or (distance == other and got[k].view(np.int32) % 2 == 0)
+
+
+def test_a_third_operand_far_below_breaks_a_tie() -> None:
+    """The product lies in the middle of two numbers; a sum rounded to twice the digits first would stay there."""
+    for kind, half, low in ((np.float32, 12, 60), (np.float64, 26, 120)):
+        a, b = 1 + 2.0**-half, 1 + 2.0 ** -(half if kind is np.float32 else half + 1)
+        for c in (2.0**-low, -(2.0**-low)):
+            got = fused_multiply_add(np.array([a, -a], kind), np.array([b, b], kind), np.array([c, -c], kind))
+            for g, value in zip(got, (exact(a, b, c), -exact(a, b, c)), strict=True):
+                beside = [np.nextafter(g, kind(side)) for side in (-np.inf, np.inf)]
+                assert all(abs(Fraction(float(g)) - value) < abs(Fraction(float(x)) - value) for x in beside)
 
 
 def test_special_values_of_fma() -> None:
@@ -173,5 +184,7 @@ def test_bfloat16_round_trip() -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
     values = bf16_value(bits)
     back = bf16_bits(values)
+    with np.errstate(invalid="ignore"):
+        wide = values.astype(np.float64)
     assert np.array_equal(back[~np.isnan(values)], bits[~np.isnan(values)]) and np.isnan(bf16_value(back))[-1]
-    assert np.array_equal(back, bf16_bits(values.astype(np.float64)))
+    assert np.array_equal(back, bf16_bits(wide))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,11 @@ def test_every_item_is_done_once(threads: int) -> None:
 
 def test_workers_take_part() -> None:
     assert any(np.count_nonzero(count(400, 20000, 4)) > 1 for _ in range(100))
+
+
+def test_the_caller_waits_for_the_items_of_others() -> None:
+    for _ in range(100):
+        count(3, 100000, 2)
 
 
 def test_several_jobs_run_in_order() -> None:
@@ -145,8 +151,6 @@ def test_without_threads_the_caller_does_all() -> None:
 
 def test_the_text_for_other_systems_is_valid() -> None:
     for triple in ("aarch64-unknown-linux-gnu", "arm64-apple-darwin", "riscv64-unknown-linux-gnu"):
-        from dataclasses import replace
-
         text = worker.print_worker(replace(host(), triple=triple), True)
         parse(text)
         assert ("hint" in text) == ("a" in triple[:2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from moa.laws.algebra import cond_reads
 from moa.normal import Eq, Index, cond_loads, loads, rename, rename_cond
@@ -43,6 +44,7 @@ class Group:
         )
 
 
+@cache
 def equation_loads(e: Eq) -> tuple[tuple[str, Index], ...]:
     """(array, index) of everything an equation reads."""
     out: dict[tuple[str, Index], None] = dict.fromkeys(cond_loads(e.domain))
@@ -51,6 +53,7 @@ def equation_loads(e: Eq) -> tuple[tuple[str, Index], ...]:
     return tuple(out)
 
 
+@cache
 def equation_reads(e: Eq) -> frozenset[str]:
     return frozenset(name for name, _ in equation_loads(e)) | cond_reads(e.domain)
 

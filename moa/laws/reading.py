@@ -7,7 +7,7 @@ negative rate) of the same traversal whose own body, under the piece's condition
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -35,7 +35,6 @@ from moa.normal import Cond, Eq, Member, Scalar, apply, both, cond_scalars, lit,
 from moa.ops import OPERATORS
 
 LOWEST = Scalar("param", ("lowest",))  # the lowest finite number of the compute type; the backend binds it
-Candidate = tuple[str, Form, Callable[[Form], Scalar], bool]
 
 
 class Stays(Exception):
@@ -70,6 +69,26 @@ class Reference:
     finite: Scalar
     infinity: float
     proof: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A reduction of the traversal that dominates a value outer * core, with `scale` times itself.
+
+    finite   the value is finite even where the reduction is not
+    """
+
+    name: str
+    scale: Form
+    core: Scalar
+    outer: Form
+    finite: bool
+
+    def in_units(self) -> Scalar:
+        """The value divided by the scale: comparable with the body of the reduction."""
+        inverse = self.scale.inverse()
+        assert inverse is not None
+        return _through(self.core, inverse * self.outer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +227,9 @@ class Reader:
     def reference(self, atom: Scalar, minus: Form, exponent: Form, where: Cond) -> Reference:
         """The reference that `atom`, standing with coefficient -minus, is: a reduction of the group dominates it."""
         reasons = []
-        for name, scale, wrap, total_ in self.candidates(atom):
-            m = self.live[name]
-            rate = minus * scale
+        for candidate in self.candidates(atom):
+            name, m = candidate.name, self.live[candidate.name]
+            rate = minus * candidate.scale
             sign = form_sign(rate, self.facts)
             wanted = 1 if m.eq.op == "max" else -1
             if sign == 0:
@@ -226,9 +245,7 @@ class Reader:
             if u is None:
                 reasons.append(f"{name} has no piece that covers {where}")
                 continue
-            inverse = scale.inverse()
-            assert inverse is not None
-            true = wrap(inverse)
+            true = candidate.in_units()
             if (
                 split_axis(exponent - rate * expand(u), self.axis)[0].terms.keys()
                 & split_axis(expand(u), self.axis)[0].terms.keys()
@@ -241,7 +258,7 @@ class Reader:
             identity = OPERATORS[m.eq.op].identity
             assert isinstance(identity, float)
             proof = f"{u} {'<=' if m.eq.op == 'max' else '>='} {name}, its own body"
-            return Reference(rate, u, true, apply(extreme, true, bound), 0.0 if total_ else identity, proof)
+            return Reference(rate, u, true, apply(extreme, true, bound), 0.0 if candidate.finite else identity, proof)
         raise Stays("exponent <= 0 is not proved: " + ("; ".join(reasons) or f"{atom} is not a maximum of it"))
 
     def body(self, e: Eq, where: Cond) -> Scalar | None:
@@ -252,28 +269,28 @@ class Reader:
         return None
 
     def candidates(self, atom: Scalar) -> list[Candidate]:
-        """(reduction that dominates atom, its scale s, atom / s given 1 / s, whether atom is finite at -inf)."""
+        """The reductions of the traversal that dominate an atom: itself, an operand of a maximum, a guarded one."""
         if atom.op == "load" and atom.args[0] in self.live:
             m = self.live[atom.args[0]]
-            if m.eq.op in ("max", "min") and atom is m.value:
-                return [(atom.args[0], ONE, lambda _: atom, False)]
-            return []
+            fits = m.eq.op in ("max", "min") and atom is m.value
+            return [Candidate(atom.args[0], ONE, atom, ONE, False)] if fits else []
         if atom.op in ("max", "min"):
-            out = []
-            for x in atom.args:
-                for name, scale, _, total_ in self._scaled(x):
-                    if self.live[name].eq.op == atom.op and form_sign(scale, self.facts) > 0:
-                        out.append((name, scale, lambda k: _through(atom, k), total_))
-            return out
+            return [
+                Candidate(x.name, x.scale, atom, ONE, x.finite)
+                for operand in atom.args
+                for x in self._scaled(operand)
+                if self.live[x.name].eq.op == atom.op and form_sign(x.scale, self.facts) > 0
+            ]
         if atom.op == "select":
             c, a, b = atom.args
             found = tested(c)
             if found is not None and a.op == "lit" and self.depends(found[0]):
-                return [(name, scale, wrap, True) for name, scale, wrap, _ in self._scaled(b)]
+                return [replace(x, finite=True) for x in self._scaled(b)]
         return []
 
-    def _scaled(self, x: Scalar) -> list[Candidate]:
-        f = expand(x)
+    def _scaled(self, s: Scalar) -> list[Candidate]:
+        """The candidates of a scalar that is a factor times one value of the traversal."""
+        f = expand(s)
         if len(f.terms) != 1:
             return []
         ((k, _),) = f.terms.items()
@@ -281,12 +298,7 @@ class Reader:
         if len(atoms) != 1 or k.exponent is not None:
             return []
         outer = coefficient_of(f, atoms[0])
-        inverse = outer.inverse()
-        assert inverse is not None
-        return [
-            (name, outer * scale, lambda k, w=wrap, o=outer: w(k * o), t)
-            for name, scale, wrap, t in self.candidates(atoms[0])
-        ]
+        return [replace(x, scale=outer * x.scale, outer=outer * x.outer) for x in self.candidates(atoms[0])]
 
     def _drop_guards(self, out: Reading) -> None:
         """Remove the guards that finite references make needless; the others stay around the basis."""

@@ -19,7 +19,7 @@ def conjuncts(c: Cond) -> frozenset[Cond]:
 
 
 def implies(c: Cond, d: Cond) -> bool:
-    """Whether c => d is proved: each conjunct of d is one of c, or p >= 0 where c has q >= 0 and p - q is at least 0."""
+    """Whether c => d is proved: each conjunct of d is one of c, or p >= 0 where c has q >= 0 with p - q >= 0."""
     have = conjuncts(c)
     if c.is_false:
         return True
