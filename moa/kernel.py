@@ -88,8 +88,8 @@ class Call:
     variant: Variant
     sizes: dict[str, int]
     hosts: dict[str, float]
-    outputs: tuple[tuple[int, ...], ...]
-    intermediates: tuple[tuple[str, tuple[int, ...]], ...]
+    outputs: tuple[tuple[str, tuple[int, ...], Any], ...]
+    intermediates: tuple[tuple[str, tuple[int, ...], Any], ...]
     items: tuple[int, ...]
     scratch_bytes: int
     threads: int
@@ -237,12 +237,15 @@ class Kernel:
             hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in placed.tiles.hosts}
         outputs, intermediates = [], []
         for a in placed.tiles.arrays:
-            shape = tuple(evaluate(e, sizes) for e in a.shape)
-            if a.role == "output":
-                outputs.append((a.name, shape))
-            elif a.role == "workspace":
-                intermediates.append((a.name, shape))
-        by_name = dict(outputs)
+            if a.role != "input":
+                shape = tuple(evaluate(e, sizes) for e in a.shape)
+                array = (
+                    a.name,
+                    shape,
+                    {"f": np.dtype(self.dtype), "i": np.dtype(np.int64)}.get(a.kind, np.dtype(bool)),
+                )
+                (outputs if a.role == "output" else intermediates).append(array)
+        by_name = {a[0]: a for a in outputs}
         items = tuple(evaluate(p, sizes) for p in placed.lowered.items)
         count = default_threads() if threads is None else threads
         if count < 1:
@@ -305,12 +308,10 @@ class Kernel:
 
         from moa.backends.worker import run
 
-        outputs = [np.empty(shape, self.dtype) for shape in call.outputs]
-        names = self.derivation.streamed.outputs
         memory: dict[str, Array] = {k: v for k, v in given.items() if isinstance(v, np.ndarray)}
-        memory |= dict(zip(names, outputs, strict=True))
-        for name, shape in call.intermediates:
-            memory[name] = np.empty(shape, self.dtype)
+        for name, shape, dtype in (*call.outputs, *call.intermediates):
+            memory[name] = np.empty(shape, dtype)
+        outputs = [memory[name] for name, _, _ in call.outputs]
         slots = call.variant.placed.lowered.slots
         packed = (ctypes.c_int64 * max(len(slots), 1))()
         floats = ctypes.cast(packed, ctypes.POINTER(ctypes.c_double))

@@ -34,7 +34,7 @@ Instructions (result type <- operand types):
                                                            stored as a double
     offset                               p <- p i          attrs (element,): address plus i elements
     load    f, v, i, b, m <- p i   attrs (element, aligned): element i of the array at p, or
-                                                           width of them from there; aligned: the address is width-aligned
+                                   width of them from there; aligned: the address is width-aligned
     loadm                                v <- p i m        masked-off lanes are 0 and are not read
     store                                () <- p i x       attrs (element, aligned)
     storem                               () <- p i x m

@@ -7,6 +7,7 @@ sub-expressions deserve a name is decided afterwards, from the whole system (`mo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from moa import poly
@@ -40,7 +41,7 @@ from moa.normal import (
     scalar_atoms,
     subterms,
 )
-from moa.ops import OPERATORS
+from moa.ops import OPERATORS, Kind
 from moa.poly import Atom, Poly, const
 from moa.rewrite import Table, Trace
 from moa.text import MoaError
@@ -106,21 +107,23 @@ class _Builder:
     def output(self, k: int, number: int) -> str:
         value = self.program.values[number]
         axes, index = axes_of(value.shape)
-        body = as_scalar(self.psi(value, index))
+        element = self.psi(value, index)
+        body = as_scalar(element)
         name = self.name(f"out{k}" if len(self.program.outputs) > 1 else "out")
         # an output always has all its axes, those of literal extent 1 included
         names = iter(axes)
         outer = tuple((f"o{j}", e) if e.as_int() == 1 else next(names) for j, e in enumerate(value.shape))
-        self.equations.append(Eq(name, "map", outer, ((TRUE, body),), dtype="f" if value.kind == "f" else "i"))
+        self.equations.append(Eq(name, "map", outer, ((TRUE, body),), dtype=value.kind))
         return name
 
-    def reduce(self, value: Value, op: str, extent: Poly, outer: tuple[Axis, ...], red: str, body: Scalar) -> str:
-        domain, pieces = split(op, red, body, self.trace, value.op)
-        key = (op, extent, tuple(e for _, e in outer), *canonical(outer, red, domain, pieces))
+    def reduce(self, op: str, extent: Poly, outer: tuple[Axis, ...], red: str, body: Scalar, dtype: Kind = "f") -> str:
+        """The name of the Reduce: of an equal one if there is one."""
+        domain, pieces = split(op, red, body, self.trace)
+        key = (op, dtype, extent, tuple(e for _, e in outer), *canonical(outer, red, domain, pieces))
         if key in self.known:
             return self.known[key]
         name = self.name("r" + str(len(self.equations)))
-        self.equations.append(Eq(name, "reduce", outer, pieces, op, (red, extent), domain))
+        self.equations.append(Eq(name, "reduce", outer, pieces, op, (red, extent), domain, dtype))
         self.known[key] = name
         return name
 
@@ -151,6 +154,10 @@ class _Builder:
                 return self.psi_reduce(value, args[0], index)
             case "matmul":
                 return self.psi_matmul(value, args, index)
+            case "argmax":
+                return self.psi_argmax(value, args[0], index)
+            case "argsort":
+                return self.psi_argsort(value, args[0], index)
             case "scan":
                 return self.psi_scan(value, value.attrs[0], args, index)
             case op if op in OPERATORS:
@@ -178,23 +185,54 @@ class _Builder:
         op, axis = value.attrs
         logical = op in ("and", "or")
         if value.number not in self.reduced:
-            axes, outer_index = axes_of(value.shape)
-            red = free_name(axes)
-            at = (*outer_index[:axis], poly.var(red), *outer_index[axis:])
-            if x.shape[axis].as_int() == 1:
-                at = (*outer_index[:axis], const(0), *outer_index[axis:])
-            element = self.psi(x, at)
-            body = cast(element, "f") if logical or value.kind == "i" else element
-            assert isinstance(body, Scalar)
+            axes, red, at = along(value, x, axis)
+            body = as_scalar(self.psi(x, at))
             scalar_op = {"and": "min", "or": "max"}.get(op, op)
-            name = self.reduce(value, scalar_op, x.shape[axis], axes, red, body)
+            name = self.reduce(scalar_op, x.shape[axis], axes, red, body, "i" if value.kind == "i" else "f")
             self.reduced[value.number] = (name, value.shape)
-        element = self.use(value, index)
-        if logical:
-            return compare("gt", element, lit(0))
         if value.kind == "i":
-            raise MoaError("support", "a reduction of integers is not compiled yet", value.span, "cast it: `1.0 * x`")
-        return element
+            return self.use_integer(value, index)
+        element = self.use(value, index)
+        return compare("gt", element, lit(0)) if logical else element
+
+    def psi_argmax(self, value: Value, x: Value, index: Index) -> Poly:
+        """argmax x = min {j : x[j] == max x}, where the first NaN counts as the maximum, as in NumPy."""
+        axis = value.attrs[0]
+        if value.number not in self.reduced:
+            axes, red, at = along(value, x, axis)
+            element = as_scalar(self.psi(x, at))
+            largest = load(self.reduce("max", x.shape[axis], axes, red, element), (poly.var(v) for v, _ in axes))
+            found = either(compare("eq", element, largest), compare("ne", element, element))
+            body = choose(found, integer(poly.var(red)), lit(math.inf))
+            self.count("argmax")
+            self.reduced[value.number] = (self.reduce("min", x.shape[axis], axes, red, body, "i"), value.shape)
+        return self.use_integer(value, index)
+
+    def psi_argsort(self, value: Value, x: Value, index: Index) -> Poly:
+        """The stable permutation: rank[i] counts what comes before i, order[k] is the i of rank k.
+
+        x[j] comes before x[i] if it is smaller, or equal with j < i; a NaN is larger than any number.
+        """
+        axis = value.attrs[0]
+        if value.number not in self.reduced:
+            axes, at = axes_of(value.shape)
+            extent = x.shape[axis]
+            if extent.as_int() == 1:
+                return const(0)
+            here, there = at[axis], poly.var("j")
+            other = (*at[:axis], there, *at[axis + 1 :])
+            a, b = as_scalar(self.psi(x, other)), as_scalar(self.psi(x, at))
+            nan_a, nan_b = compare("ne", a, a), compare("ne", b, b)
+            less = either(compare("lt", a, b), both(negate(nan_a), nan_b))
+            equal = either(compare("eq", a, b), both(nan_a, nan_b))
+            before = either(less, both(equal, at_least_zero(here - there - 1)))
+            rank = self.reduce("add", extent, axes, "j", choose(before, lit(1), lit(0)), "i")
+            place = tuple(p for p, e in zip(other, value.shape, strict=True) if e.as_int() != 1)
+            match_ = is_zero(poly.atom("load", rank, place) - here)
+            body = choose(match_, integer(there), lit(math.inf))
+            self.count("argsort")
+            self.reduced[value.number] = (self.reduce("min", extent, axes, "j", body, "i"), value.shape)
+        return self.use_integer(value, index)
 
     def psi_matmul(self, value: Value, args: list[Value], index: Index) -> Scalar:
         a, b = args
@@ -212,7 +250,7 @@ class _Builder:
             x = as_scalar(self.psi(a, aligned(a, left)))
             y = as_scalar(self.psi(b, aligned(b, right)))
             self.count("inner product")
-            self.reduced[value.number] = (self.reduce(value, "add", extent, axes, red, apply("mul", x, y)), value.shape)
+            self.reduced[value.number] = (self.reduce("add", extent, axes, red, apply("mul", x, y)), value.shape)
         return self.use(value, index)
 
     def psi_scan(self, value: Value, scan: Scan, args: list[Value], index: Index) -> Scalar:
@@ -222,6 +260,10 @@ class _Builder:
         """A load of the Reduce that a value became: its axes of literal extent 1 are absent there."""
         name, shape = self.reduced[value.number]
         return load(name, (p for p, e in zip(index, shape, strict=True) if e.as_int() != 1))
+
+    def use_integer(self, value: Value, index: Index) -> Poly:
+        name, shape = self.reduced[value.number]
+        return poly.atom("load", name, (p for p, e in zip(index, shape, strict=True) if e.as_int() != 1))
 
     def psi_index(self, value: Value, args: list[Value], index: Index) -> Element:
         x, items = args[0], value.attrs[0]
@@ -262,6 +304,14 @@ def free_name(axes: tuple[Axis, ...]) -> str:
     """The name of the reduced variable: none of an equation's outer variables has it."""
     assert all(v != "j" for v, _ in axes)
     return "j"
+
+
+def along(value: Value, x: Value, axis: int) -> tuple[tuple[Axis, ...], str, Index]:
+    """For a reduction of x along an axis: outer axes, the reduced variable, and the index of an element of x."""
+    axes, at = axes_of(value.shape)
+    red = free_name(axes)
+    here = const(0) if x.shape[axis].as_int() == 1 else poly.var(red)
+    return axes, red, (*at[:axis], here, *at[axis:])
 
 
 def aligned(x: Value, index: Index) -> Index:
@@ -488,7 +538,7 @@ def product(extents: tuple[Poly, ...] | list[Poly]) -> Poly:
 # Split: structural selects of a Reduce become its domain and pieces --------------------------------------------------
 
 
-def split(op: str, red: str, body: Scalar, trace: Trace, target: str) -> tuple[Cond, tuple[Piece, ...]]:
+def split(op: str, red: str, body: Scalar, trace: Trace) -> tuple[Cond, tuple[Piece, ...]]:
     """The domain and the pieces of reduce(op, red, body); pieces that are the identity are dropped.
 
     Contract: `assumes finite` where a factor 0 has removed what it multiplies.

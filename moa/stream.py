@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import moa.laws.split  # noqa: F401  (enters its law into the table)
+from moa import naming
 from moa.laws.defer import Deferred, defer
 from moa.laws.group import Group, equation_reads, find_groups, levels, passes_of
 from moa.laws.reading import Live, Stays
@@ -51,9 +52,10 @@ class GroupReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `stream` found, for `explain`."""
+    """What `stream` found, for `explain`; `moved` records every change of reference, for `verify` to prove again."""
 
     groups: tuple[GroupReport, ...]
+    moved: tuple[Moved, ...] = ()
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -102,12 +104,12 @@ def stream_with_report(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
         )
         for k, g in enumerate(before)
     )
-    return out, Report(reports)
+    return out, Report(reports, tuple(repaired.moved.values()))
 
 
 def passes(normal: Normal) -> list[tuple[tuple[str, ...], int]]:
     """Per group of a system (streamed or not) its members and the number of traversals of its axis."""
-    plain, fold_of = _unfolded(normal)
+    plain, fold_of = _unfolded(naming.inline(normal))
     reductions, _ = inlined(plain)
     groups = find_groups(reductions)
     level = levels(reductions, groups, lambda g, e, names: all(fold_of.get(n) == fold_of.get(e.name, e) for n in names))

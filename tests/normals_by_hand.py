@@ -233,3 +233,226 @@ def adversarial(kind: str, seed: int = 0) -> dict[str, Any]:
 
 
 KINDS = ("plain", "huge", "growing", "masked rows", "masked prefix", "some masked", "plus infinity", "not a number")
+
+
+# Formulas beyond attention ------------------------------------------------------------------------------------------
+
+X = ld("S", I, J)
+
+
+def maximum_of(s: System, x: E) -> E:
+    return s.reduce("m", "i", "max", "j", x)
+
+
+def total_of(s: System, x: E, domain: Cond = TRUE) -> E:
+    return s.reduce("l", "i", "add", "j", x, domain)
+
+
+def sink(x: E | None = None) -> Normal:
+    """One more score t[i] that has no value: the reference is an expression of the maximum."""
+    s = System("sink")
+    x = dots(s) / scale() if x is None else x
+    top = fn("max", maximum_of(s, x), ld("t", I))
+    l = total_of(s, exp(x - top))
+    weighted(s, exp(x - top) / (l + exp(ld("t", I) - top)))
+    return s.out("O")
+
+
+def difference() -> Normal:
+    s = System("difference of two")
+    weighted(s, softmax(s, X, tag="1") - 0.5 * softmax(s, ld("B", I, J), tag="2"))
+    return s.out("O")
+
+
+def with_eps() -> Normal:
+    s = System("eps")
+    w = where(eq(X, -INF), 0, exp(X - maximum_of(s, X)))
+    weighted(s, (w + 0.01) / (total_of(s, w) + 1e-6))
+    return s.out("O")
+
+
+def plus_constant() -> Normal:
+    s = System("a weight plus a constant")
+    weighted(s, softmax(s, X) + 0.25)
+    return s.out("O")
+
+
+def variance() -> Normal:
+    s = System("variance")
+    n = E(EXTENTS["m"])
+    mean = s.reduce("mu", "i", "add", "j", X) / n
+    s.reduce("v", "i", "add", "j", (X - mean) * (X - mean))
+    s.map("var", "i", ld("v", I) / n)
+    return s.out("var")
+
+
+def weighted_variance() -> Normal:
+    s = System("variance of the values under the weights")
+    p = softmax(s, X)
+    delta = ld("V", J, C) - s.reduce("mu", "ic", "add", "j", p * ld("V", J, C))
+    s.reduce("v", "ic", "add", "j", p * (delta * delta))
+    return s.out("v", "mu")
+
+
+def covariance() -> Normal:
+    s = System("covariance")
+    a = s.reduce("a", "i", "add", "j", X) / E(EXTENTS["m"])
+    b = s.reduce("b", "i", "add", "j", ld("B", I, J)) / E(EXTENTS["m"])
+    s.reduce("v", "i", "add", "j", (X - a) * (ld("B", I, J) - b))
+    return s.out("v")
+
+
+def entropy() -> Normal:
+    s = System("entropy")
+    m = maximum_of(s, X)
+    l = total_of(s, exp(X - m))
+    s.reduce("h", "i", "add", "j", exp(X - m) / l * (X - m - log(l)))
+    return s.out("h")
+
+
+def log_normalised() -> Normal:
+    s = System("exp of a score less its logsumexp")
+    m = maximum_of(s, X)
+    weighted(s, exp(X - (m + log(total_of(s, exp(X - m))))))
+    return s.out("O")
+
+
+def capped() -> Normal:
+    return scores(base=30 * fn("tanh", X / 30))
+
+
+def finite_reference() -> Normal:
+    s = System("a reference made finite by the user")
+    m = maximum_of(s, X)
+    m = where(eq(m, -INF), 0, m)
+    l = total_of(s, exp(X - m))
+    weighted(s, exp(X - m) / where(eq(l, 0), 1, l))
+    return s.out("O")
+
+
+def softmin() -> Normal:
+    s = System("softmin")
+    m = s.reduce("m", "i", "min", "j", X)
+    weighted(s, exp(-(X - m)) / total_of(s, exp(m - X)))
+    return s.out("O")
+
+
+def tempered() -> Normal:
+    s = System("a rate of unknown sign")
+    w = exp(E(Scalar("param", ("tau",))) * (X - maximum_of(s, X)))
+    weighted(s, w / total_of(s, w))
+    return s.out("O")
+
+
+def powers_of_two() -> Normal:
+    s = System("2 ** (x * log2(e))")
+    x = X / scale()
+    w = exp((x - maximum_of(s, x)) * 1.4426950408889634 * log(2))
+    weighted(s, w / total_of(s, w))
+    return s.out("O")
+
+
+def inside_tanh() -> Normal:
+    s = System("a reference inside tanh")
+    s.reduce("q", "i", "add", "j", fn("tanh", X - maximum_of(s, X)))
+    return s.out("q")
+
+
+def kept_keys(guard: bool = True) -> Normal:
+    s = System("a mask by key")
+    weighted(s, softmax(s, where(Cond("load", ("keep", (J,))), X, -INF), guard=guard))
+    return s.out("O")
+
+
+def data_mask() -> Normal:
+    return scores(base=where(compare("gt", ld("B", I, J).s, lit(0)), X, -INF))
+
+
+def squared() -> Normal:
+    s = System("squares of the weights")
+    p = softmax(s, X)
+    weighted(s, p * p)
+    return s.out("O")
+
+
+def standardised() -> Normal:
+    s = System("softmax of standardised scores")
+    n = E(EXTENTS["m"])
+    mean = s.reduce("mu", "i", "add", "j", X) / n
+    v = s.reduce("v", "i", "add", "j", (X - mean) * (X - mean)) / n
+    weighted(s, softmax(s, (X - mean) / fn("sqrt", v + 1e-6)))
+    return s.out("O")
+
+
+def twice() -> Normal:
+    s = System("softmax of softmax")
+    weighted(s, softmax(s, softmax(s, X), tag="2"))
+    return s.out("O")
+
+
+def largest_weight() -> Normal:
+    s = System("largest weight")
+    s.reduce("w", "i", "max", "j", softmax(s, X))
+    return s.out("w")
+
+
+def denominator() -> Normal:
+    s = System("an unguarded sum as output")
+    total_of(s, exp(X - maximum_of(s, X)))
+    return s.out("l")
+
+
+def transposed() -> Normal:
+    s = System("an output with its axes the other way")
+    s.reduce("O", "ci", "add", "j", softmax(s, X) * ld("V", J, C))
+    return s.out("O")
+
+
+def linear() -> Normal:
+    s = System("no softmax at all")
+    a = s.reduce("d", "ij", "add", "k", exp(ld("Q", I, K)) * exp(ld("K", J, K)))
+    s.reduce("z", "i", "add", "j", a, CAUSAL)
+    weighted(s, a, CAUSAL, "N")
+    s.map("O", "ic", ld("N", I, C) / (ld("z", I) + 1e-6))
+    return s.out("O")
+
+
+# name -> (system, passes before, passes after)
+SYSTEMS: dict[str, tuple[Normal, int, int]] = {
+    "attention": (attention(), 3, 1),
+    "causal": (causal(), 3, 1),
+    "causal, unguarded": (causal(False), 3, 1),
+    "window": (window(), 3, 1),
+    "alibi": (alibi(), 3, 1),
+    "scores": (scores(), 3, 1),
+    "scores, unguarded": (scores(False), 3, 1),
+    "with_lse": (with_lse(), 3, 1),
+    "sink": (sink(), 3, 1),
+    "sink on scores": (sink(X), 3, 1),
+    "difference": (difference(), 3, 1),
+    "eps": (with_eps(), 3, 1),
+    "plus constant": (plus_constant(), 3, 1),
+    "variance": (variance(), 2, 1),
+    "weighted variance": (weighted_variance(), 4, 1),
+    "covariance": (covariance(), 2, 1),
+    "entropy": (entropy(), 3, 1),
+    "log normalised": (log_normalised(), 3, 1),
+    "capped": (capped(), 3, 1),
+    "finite reference": (finite_reference(), 3, 1),
+    "softmin": (softmin(), 3, 1),
+    "tempered": (tempered(), 3, 2),
+    "powers of two": (powers_of_two(), 3, 1),
+    "inside tanh": (inside_tanh(), 2, 2),
+    "kept keys": (kept_keys(), 3, 1),
+    "kept keys, unguarded": (kept_keys(False), 3, 1),
+    "data mask": (data_mask(), 3, 1),
+    "squared": (squared(), 3, 1),
+    "standardised": (standardised(), 5, 2),
+    "twice": (twice(), 5, 2),
+    "largest weight": (largest_weight(), 3, 2),
+    "denominator": (denominator(), 2, 1),
+    "transposed": (transposed(), 3, 1),
+    "bias by row": (scores(base=X / scale() + ld("t", I)), 3, 1),
+    "bias": (scores(base=X / scale() + ld("B", I, J)), 3, 1),
+    "linear": (linear(), 1, 1),
+}

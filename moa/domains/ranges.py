@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from moa.domains.affine import affine_cond
 from moa.domains.sets import Extents, Frame, TooLong, budget, context, simplify
 from moa.normal import FALSE, TRUE, Cond, at_least_zero, both, either, is_zero, negate
-from moa.poly import Atom, Poly, const, maximum, minimum, select, var
+from moa.poly import Poly, const, maximum, minimum, select, var
 
 Interval = tuple[Poly, Poly, Cond]
 Join = Callable[[Poly, Poly], Poly]
@@ -68,8 +67,8 @@ def tile_ranges(
 ) -> tuple[TileRange, ...]:
     """The ranges of `red` that one row tile visits: disjoint, ascending, inside [0, extent).
 
-    cond     a structural condition; leaves that are not affine must be tested per element, so no tile that they
-             decide is full, and tiles are empty only as far as the affine leaves say
+    cond     leaves that are not affine may be true or false anywhere: a tile is full or empty only where the affine
+             ones decide it
     row      None where the item has no row axis (one row; `rows` is ignored)
     others   further index variables of the item: one value each, symbols of the bounds
     """
@@ -103,7 +102,6 @@ class _Tiling:
     ) -> None:
         self.red, self.granule, self.end = red, granule, extents[red]
         self.frame = f = Frame((red,) if row is None else (row, red), extents, smallest=0)
-        self.exact = affine_cond(cond, f.is_value)
         inside, outside, x = f.cond(cond), f.cond(negate(cond)), f"x{len(f.dims) - 1}"
         tile, origins, exists = f"{granule}*q <= {x} < {granule}*q + {granule}", "1=1", "1=1"
         if row is not None:
@@ -262,7 +260,7 @@ class _Tiling:
         if self.touched.is_empty():
             return ()
         fulls: tuple[Any, ...] = ()
-        if self.exact and not self.full.is_empty():
+        if not self.full.is_empty():
             free = self.frame.set("q >= 0", dims=["q"]).intersect_params(self.given)
             fulls = tuple(s.subtract(self.violated).coalesce() for s in (free, self.relaxed))
         for touched in self.ways(self.relaxed, self.touched):
@@ -271,12 +269,13 @@ class _Tiling:
                 continue
             for full in self.ways(*fulls, self.full) if fulls else [()]:
                 inner = [self.interval(s) for s in full]
-                if not full or self.proved(inner, self.full):
+                in_order = len(inner) < 2 or self.always(inner[0][0], inner[1][0])
+                if not full or (in_order and self.proved(inner, self.full)):
                     return self.cut(outer, inner)
         return None
 
     def proved(self, intervals: list[Interval], tiles: Any) -> bool:
-        """Whether the intervals are made of whole tiles and hold exactly `tiles`, among those that are touched."""
+        """Whether the intervals are made of whole tiles and hold exactly `tiles` in the box."""
         q = var(TILE) * self.granule
         held = self.frame.set("1=0", dims=["q"])
         for lo, hi, guard in intervals:
@@ -284,9 +283,7 @@ class _Tiling:
                 return False
             inside = both(guard, at_least_zero(q - lo), at_least_zero(hi - 1 - q))
             held = held.union(self.frame.set(self.frame.cond(inside), self.box, dims=["q"]))
-        touched = self.given if tiles is self.touched else None
-        held = held.intersect(self.touched) if touched is None else held.intersect_params(touched)
-        return bool(held.is_equal(tiles))
+        return bool(held.intersect_params(self.given).is_equal(tiles))
 
     def multiple(self, p: Poly) -> bool:
         """Whether p is a multiple of the granule."""
@@ -349,11 +346,7 @@ class _Tiling:
         box = self.frame.set(self.box, dims=["q"]).intersect_params(self.given)
         given, touched, full = (s.apply(here).params() for s in (box, self.touched, self.full))
         empty = negate(self.condition(touched, given))
-        return (
-            TileRange(
-                lo, hi, "classified", empty, self.condition(full, touched) if self.exact else FALSE, NOT_INTERVALS
-            ),
-        )
+        return (TileRange(lo, hi, "classified", empty, self.condition(full, touched), NOT_INTERVALS),)
 
 
 def _operands(kind: str, p: Poly) -> tuple[Poly, ...]:
@@ -371,79 +364,3 @@ def _leaves(p: Poly) -> tuple[Poly, ...]:
 
 def _union(sets: Iterable[Any]) -> Any:
     return functools.reduce(lambda a, b: a.union(b), sets).coalesce()
-
-
-# Running the ranges in Python ----------------------------------------------------------------------------------------
-
-Values = Mapping[str, int]
-
-
-def value_of(p: Poly, values: Values) -> int:
-    """The integer that p is, with a value for each name in it."""
-
-    def atom_value(a: Atom) -> int:
-        match a.kind:
-            case "var" | "size" | "int":
-                return values[a.name]
-            case "div":
-                return value_of(a.args[0], values) // value_of(a.args[1], values)
-            case "min":
-                return min(value_of(x, values) for x in a.args)
-            case "max":
-                return max(value_of(x, values) for x in a.args)
-            case "abs":
-                return abs(value_of(a.args[0], values))
-            case "select":
-                return value_of(a.args[1 if holds(a.args[0], values) else 2], values)
-            case "load":
-                raise ValueError(f"data has no value here: {a}")
-
-    return int(p.evaluate(atom_value))
-
-
-def holds(c: Cond, values: Values) -> bool:
-    """Whether a condition on integers holds, with a value for each name in it."""
-    match c.op:
-        case "ge":
-            return value_of(c.args[0], values) >= 0
-        case "eq":
-            return value_of(c.args[0], values) == 0
-        case "and":
-            return all(holds(x, values) for x in c.args)
-        case "or":
-            return any(holds(x, values) for x in c.args)
-        case "not":
-            return not holds(c.args[0], values)
-        case "true" | "false":
-            return c.is_true
-        case _:
-            raise ValueError(f"data has no value here: {c}")
-
-
-def classify(r: TileRange, values: Values) -> Literal["empty", "full", "partial"]:
-    """What the tile at the origins in `values` is, as a range says."""
-    if r.kind != "classified":
-        return r.kind
-    if holds(r.empty, values):
-        return "empty"
-    return "full" if holds(r.full, values) else "partial"
-
-
-def visited(
-    ranges: tuple[TileRange, ...], row: str | None, rows: int, red: str, granule: int, values: Values, row_extent: int
-) -> Iterator[tuple[int, int, int, Literal["full", "partial"]]]:
-    """(row origin, lo, hi, kind) of each tile that the ranges visit, in order; hi is cut at the end of its range.
-
-    values   of sizes, integer parameters and the other variables of the item
-    """
-    for i in range(0, row_extent, rows) if row is not None else (0,):
-        at = dict(values) | ({f"{row}@0": i} if row is not None else {})
-        for r in ranges:
-            hi = value_of(r.hi, at)
-            for lo in range(value_of(r.lo, at), hi, granule):
-                kind = classify(r, at | {f"{red}@0": lo})
-                if kind != "empty":
-                    yield i, lo, min(lo + granule, hi), kind
-
-
-__all__ = ["TileRange", "classify", "holds", "tile_ranges", "value_of", "visited"]

@@ -284,8 +284,13 @@ class Reader:
         if atom.op == "select":
             c, a, b = atom.args
             found = tested(c)
-            if found is not None and a.op == "lit" and self.depends(found[0]):
-                return [replace(x, finite=True) for x in self._scaled(b)]
+            if found is not None and a.op == "lit" and isinstance(a.args[0], Fraction):
+                same = {
+                    x.name
+                    for x in self._scaled(found[0])
+                    if form_sign(x.scale, self.facts) > 0 and OPERATORS[self.live[x.name].eq.op].identity == found[1]
+                }
+                return [replace(x, finite=True) for x in self._scaled(b) if x.name in same]
         return []
 
     def _scaled(self, s: Scalar) -> list[Candidate]:

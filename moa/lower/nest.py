@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from moa.loops import Arg, Const, Element, Type
 from moa.lower.address import Address, Slot
 from moa.lower.builder import Builder
-from moa.normal import Cond, Index, Scalar, subterms
+from moa.normal import Cond, Index, Scalar, lit, subterms
 from moa.ops import OPERATORS
 from moa.poly import Poly, const, maximum, minimum, var
 from moa.tiles import Map, Nest, Reduce, TileAxis
+
+INTEGER_LIMIT = 1 << 62
 
 Local = tuple[str, int]  # position inside a tile: a local loop variable ("" for none) plus a constant
 Place = dict[str, Local]
@@ -202,10 +204,10 @@ class NestLowering:
                     carried[first + v] = self.accumulate(s, carried[first + v], self.as_type(value, kind), None, p)
                 first += n
             elif isinstance(s, Reduce):
-                self.inner(s, places)
+                (self.inner_integer if self.integral(s.target) else self.inner)(s, places)
             else:
                 for p in places:
-                    self.write(s.target, self.value(s.value, p), p)
+                    self.write(s.target, self.value_for(s.target, s.value, p), p)
         self.flush()
         return carried
 
@@ -217,6 +219,39 @@ class NestLowering:
         return self.b.pure("v", "select", mask, self.as_type(value, "v"), Const(self.identity(s.op), "v"))
 
     # reductions ---------------------------------------------------------------------------------------------------------
+
+    def integral(self, target: Scalar) -> bool:
+        """Whether a target is an array of integers or bits: its statements run on integers, one element at a time."""
+        return self.store.elements.get(target.args[0]) in ("i64", "u8")
+
+    def value_for(self, target: Scalar, s: Scalar, place: Place) -> Arg:
+        return self.int_value_of(s, place) if self.integral(target) else self.value(s, place)
+
+    def int_value_of(self, s: Scalar, place: Place) -> Arg:
+        """The value of a scalar that is an integer."""
+        match s.op:
+            case "lit":
+                x = float(s.args[0])
+                return Const(int(x) if abs(x) < INTEGER_LIMIT else (INTEGER_LIMIT if x > 0 else -INTEGER_LIMIT), "i")
+            case "int":
+                return self.int_value(s.args[0], place)
+            case "select":
+                c = self.cond(s.args[0], place)
+                x, y = self.int_value_of(s.args[1], place), self.int_value_of(s.args[2], place)
+                return self.b.pure("i", "select", c, x, y)
+        return self.b.pure("i", "f2i", self.value(s, place))
+
+    def inner_integer(self, s: Reduce, places: list[Place]) -> None:
+        """A reduction of integers, over one axis."""
+        (axis,) = s.over
+        op = {"add": "iadd", "mul": "imul", "min": "imin", "max": "imax"}[s.op]
+        for p in places:
+            identity = self.int_value_of(lit(self.identity(s.op)), p)
+            with self.b.loop(Const(0, "i"), self.count(axis), Const(1, "i"), [identity]) as body, self.frame():
+                self.locals[f"{axis}:l"] = body.index
+                value = self.int_value_of(s.value, {**p, axis: (f"{axis}:l", 0)})
+                body.next = [self.b.pure("i", op, body.phis[0], value)]
+            self.write(s.target, body.results[0], p)
 
     def identity(self, op: str) -> float:
         value = OPERATORS[op.removesuffix("_ref")].identity
@@ -615,8 +650,10 @@ class NestLowering:
     def store_at(self, array: str, index: Index, value: Arg, place: Place) -> None:
         b = self.b
         in_tile = array in self.store.tiles
-        if value.type == "f":
+        if value.type in ("f", "i"):
             pointer, offset, element = self.offset(array, index, place)
+            if element == "u8":
+                value = b.icmp("ne", value, Const(0, "i"))
             b.here(None, "store", pointer, self.address.poly(offset, self.env), value, attrs=(element, False))
             return
         if self.unit(array, index):

@@ -175,6 +175,8 @@ def _target(plan: Plan, e: Eq) -> tuple[Target, tuple[Axis, ...]]:
     index: Index = e.index()
     if e.kind == "map":
         return Target(e.name, index, e.body), e.outer
+    if e.dtype != "f":
+        return Target(e.name, index, e.pieces[0][1], e), e.outer
     inner = f"{e.name}.r"
     plan.equations[inner] = replace(e, name=inner)
     return Target(e.name, index, load(inner, index)), e.outer

@@ -55,11 +55,12 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a phase writes: array[index] = value."""
+    """What a phase writes: array[index] = value, or an equation of integers that is reduced into the array itself."""
 
     array: str
     index: Index
     value: Scalar
+    reduce: Eq | None = None
 
 
 class PhaseBuilder:
@@ -83,6 +84,9 @@ class PhaseBuilder:
     def build(self, targets: Iterable[Target]) -> Phase:
         for t in targets:
             self.axis_of(t)
+            if t.reduce is not None:
+                self.emit(self.reduction(t.reduce, t.index, load(t.array, t.index)), self.scope)
+                continue
             value = self.resolve(t.value, self.scope)
             self.emit(Map(load(t.array, t.index), value), self.scope)
         return Phase(
@@ -186,18 +190,8 @@ class PhaseBuilder:
         mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
         over: tuple[str, ...] = ()
         if e.kind == "reduce":
-            assert e.red is not None
-            extent = e.red[1].rename(mapping)
-            red = self.reduced.get((e.name, index))
-            if red is None:
-                red = self.reduced[e.name, index] = self.fresh_axis("k", extent)
-            mapping[e.red[0]] = var(red)
-            over = (red,)
-            identity = lit(float(OPERATORS[e.op].identity))  # type: ignore[arg-type]
-            value = identity
-            for c, s in reversed(e.pieces):
-                value = choose(rename_cond(c, mapping), self.resolve(rename(s, mapping), home), value)
-            value = choose(rename_cond(e.domain, mapping), value, identity)
+            whole = self.reduction(e, index, load("?", ()), home)
+            over, value = whole.over, whole.value
         else:
             value = self.resolve(rename(e.body, mapping), home)
         if not mask.is_true:
@@ -209,10 +203,27 @@ class PhaseBuilder:
         home.memo[key] = target
         return target
 
+    def reduction(self, e: Eq, index: Index, target: Scalar, home: Scope | None = None) -> Reduce:
+        """The statement that reduces e at an index into a target."""
+        assert e.red is not None
+        home = home or self.scope
+        mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+        red = self.reduced.get((e.name, index))
+        if red is None:
+            red = self.reduced[e.name, index] = self.fresh_axis("k", e.red[1].rename(mapping))
+        mapping[e.red[0]] = var(red)
+        identity = value = lit(float(OPERATORS[e.op].identity))  # type: ignore[arg-type]
+        for c, s in reversed(e.pieces):
+            value = choose(rename_cond(c, mapping), self.resolve(rename(s, mapping), home), value)
+        value = choose(rename_cond(e.domain, mapping), value, identity)
+        return Reduce(target, e.op, value, (red,), True)
+
     # statements --------------------------------------------------------------------------------------------------------
 
     def lane(self, target: Scalar, value: Scalar, over: tuple[str, ...], free: bool = False) -> str | None:
         """The cheapest lane axis of a statement; `free`: the target may still put any of its axes last."""
+        if target.args[0] in self.plan.memory and self.plan.memory[target.args[0]].kind != "f":
+            return None  # integers are scalars
         axes = [self.axes[v] for v in self.statement_axes(target, over)]
         return choose_lane(axes, target, value, over, self.row, self.plan.strategy, free, self.packable)
 

@@ -103,6 +103,8 @@ def joins(
 ) -> bool:
     """Whether a statement means the same block by block inside the nest as after it."""
     own = tuple(a for a, _ in nest.loops)
+    if horizontal(statement, loops, lane) or any(horizontal(x, own, nest.lane) for x in nest.statements):
+        return False
     if lane != nest.lane:
         across = isinstance(statement, Reduce) and not loops and lane is None
         if not (across and own == () and nest.lane in statement.over):  # type: ignore[union-attr]
@@ -128,6 +130,11 @@ def joins(
             if array == statement.target.args[0] and index != statement.target.args[1]:
                 return False
     return True
+
+
+def horizontal(statement: Map | Reduce, loops: tuple[str, ...], lane: str | None) -> bool:
+    """Whether a statement reduces along the lanes by itself, for each element of its target."""
+    return isinstance(statement, Reduce) and lane in statement.over and bool(loops or statement.target.args[1])
 
 
 def tiles_read(body: Iterable[TileStmt]) -> set[str]:

@@ -47,10 +47,10 @@ class Plan:
             if isinstance(e, Fold) and e.name in stored:
                 for m in e.members:
                     self.memory[m.name] = Array(m.name, "f", tuple(x for _, x in m.outer), "workspace")
-            elif isinstance(e, Eq) and (e.name in normal.outputs or e.name in stored):
+            elif isinstance(e, Eq) and (e.name in normal.outputs or e.name in stored or e.dtype != "f"):
                 role = "output" if e.name in normal.outputs else "workspace"
                 self.memory[e.name] = Array(e.name, e.dtype, tuple(x for _, x in e.outer), role)  # type: ignore[arg-type]
-        self.stored = stored
+        self.stored = stored | {e.name for e in normal.equations if isinstance(e, Eq) and e.dtype != "f"}
         self.references = {n for f in self.folds.values() for n in f.references().values()}
 
     def hosted(self, s: Scalar) -> Scalar:
