@@ -162,7 +162,7 @@ class Kernel:
     def _argument(self, name: str, value: Any) -> Any:
         """An argument as the array or number that the kernel reads."""
         p = next((p for p in self.derivation.program.inputs if p.name == name), None)
-        if p is None or not p.shape and name not in self._lead:
+        if p is None or (not p.shape and name not in self._lead):
             return value
         if isinstance(value, (list, tuple, int, float)) or not isinstance(value, np.ndarray):
             value = _as_array(name, value, self.dtype if p.kind == "f" else None)
@@ -235,7 +235,8 @@ class Kernel:
 
         with np.errstate(all="ignore"):
             hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in placed.tiles.hosts}
-        outputs, intermediates = [], []
+        outputs: list[tuple[str, tuple[int, ...], Any]] = []
+        intermediates: list[tuple[str, tuple[int, ...], Any]] = []
         for a in placed.tiles.arrays:
             if a.role != "input":
                 shape = tuple(evaluate(e, sizes) for e in a.shape)
@@ -360,7 +361,7 @@ def _intermediates(derivation: Derivation) -> frozenset[str]:
     out: set[str] = set()
     for e in derivation.streamed.equations:
         out |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
-    return frozenset(out)
+    return frozenset(out | {c.name for r in derivation.streamed.recurrences for c in r.components})
 
 
 def default_threads() -> int:

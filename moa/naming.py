@@ -312,7 +312,7 @@ def ordered(equations: list[Eq | Fold], maps: list[Eq], references: set[str]) ->
 
 def inline(normal: Normal) -> Normal:
     """The system with every named Map that is not an output put back where it is used: the inverse of `name`."""
-    outputs = set(normal.outputs)
+    outputs = {*normal.outputs, *normal.stored}
     bodies: dict[str, Eq] = {}
 
     def put(s: Scalar) -> Scalar:

@@ -530,6 +530,49 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """One array of a Recurrence: `<name>#0` over `outer` is its state, kept as `name` with the axis at its place."""
+
+    name: str
+    outer: tuple[Axis, ...]
+    start: Scalar
+    body: Scalar
+
+    @property
+    def state(self) -> str:
+        return f"{self.name}#0"
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """state[t] = body(state[t - 1], t) along an axis: a scan, or with `keep` False only its last state.
+
+    place       where the axis stands among the axes of the arrays that are kept
+    exclusive   what is kept at t is the state before t
+    reverse     t runs from the end; what is kept stays at its place
+    maps        equations that read a state: they belong to one step
+    """
+
+    name: str
+    axis: Axis
+    place: int
+    components: tuple[Component, ...]
+    maps: tuple[Eq, ...]
+    exclusive: bool
+    reverse: bool
+    keep: bool
+
+    def kept(self, c: Component) -> tuple[Axis, ...]:
+        """The axes of the array that is kept of a component."""
+        if not self.keep:
+            return c.outer
+        return (*c.outer[: self.place], self.axis, *c.outer[self.place :])
+
+    def __str__(self) -> str:
+        return recurrence_text(self)
+
+
+@dataclass(frozen=True, slots=True)
 class ArrayInput:
     name: str
     kind: Kind
@@ -538,15 +581,21 @@ class ArrayInput:
 
 @dataclass(frozen=True, slots=True)
 class Normal:
-    """A system of equations in dependence order. Outputs are names of equations; the order is the user's."""
+    """A system of equations in dependence order. Outputs are names of equations; the order is the user's.
+
+    recurrences   beside the equations: they read and make arrays in memory
+    stored        Maps that recurrences read: arrays in memory too
+    """
 
     name: str
     inputs: tuple[ArrayInput, ...]
     equations: tuple[Eq | Fold, ...]
     outputs: tuple[str, ...]
+    recurrences: tuple[Recurrence, ...] = ()
+    stored: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join(str(e) for e in self.equations)
+        return "\n".join(str(e) for e in (*self.recurrences, *self.equations))
 
 
 def var_of(axis: Axis) -> Poly:
@@ -663,4 +712,13 @@ def fold_text(f: Fold) -> str:
             rows = "; ".join("[" + ", ".join(map(str, row)) + "]" for row in m.move)
             lines.append(f"    move   {rows}")
         lines.append(f"    finish {m.finish}")
+    return "\n".join(lines)
+
+
+def recurrence_text(r: Recurrence) -> str:
+    order = "backwards " if r.reverse else ""
+    what = ("the state before it" if r.exclusive else "each state") if r.keep else "the last state"
+    lines = [f"scan {order}{r.axis[0]} < {r.axis[1]}, keeping {what}:", *(f"  {e}" for e in r.maps)]
+    for c in r.components:
+        lines.append(f"  {head_text(c.name, c.outer)}: from {c.start} by {c.body}")
     return "\n".join(lines)

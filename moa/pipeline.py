@@ -43,8 +43,16 @@ def derive(source: ir.Source, ranks: int) -> Derivation:
     program = check(source, ranks)
     trace = Trace()
     inlined = normalise(program, trace)
-    streamed, report = stream_with_report(inlined, trace)
+    streamed, report = streamed_beside(inlined, trace)
     return Derivation(program, inlined, name(inlined), name(streamed), trace, report)
+
+
+def streamed_beside(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
+    """The laws between reductions, with recurrences left as they are: what they read are arrays like outputs."""
+    plain = replace(normal, outputs=(*normal.outputs, *normal.stored), recurrences=(), stored=())
+    streamed, report = stream_with_report(plain, trace)
+    streamed = replace(streamed, outputs=normal.outputs, recurrences=normal.recurrences, stored=normal.stored)
+    return streamed, report
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,21 @@ def specialised(normal: Normal, fixed: Mapping[str, int]) -> Normal:
 
     equations = tuple(fold(e) if isinstance(e, Fold) else equation(e) for e in normal.equations)
     inputs = tuple(replace(p, shape=tuple(poly(x) for x in p.shape)) for p in normal.inputs)
-    return replace(normal, equations=equations, inputs=inputs)
+    recurrences = tuple(
+        replace(
+            r,
+            axis=(r.axis[0], poly(r.axis[1])),
+            components=tuple(
+                replace(
+                    c, outer=axes(c.outer), start=map_scalar(c.start, poly=poly), body=map_scalar(c.body, poly=poly)
+                )
+                for c in r.components
+            ),
+            maps=tuple(equation(x) for x in r.maps),
+        )
+        for r in normal.recurrences
+    )
+    return replace(normal, equations=equations, inputs=inputs, recurrences=recurrences)
 
 
 def specialised_sizes(program: ir.Program) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ sub-expressions deserve a name is decided afterwards, from the whole system (`mo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from moa import poly
@@ -17,11 +18,13 @@ from moa.normal import (
     TRUE,
     ArrayInput,
     Axis,
+    Component,
     Cond,
     Eq,
     Index,
     Normal,
     Piece,
+    Recurrence,
     Scalar,
     apply,
     at_least_zero,
@@ -34,6 +37,7 @@ from moa.normal import (
     is_zero,
     lit,
     load,
+    loads,
     map_scalar,
     negate,
     rename,
@@ -57,10 +61,11 @@ def normalise(program: Program, trace: Trace) -> Normal:
 
     Source: the psi calculus, rows 1 to 23 of Mullin's rules; index functions compose on demand.
     """
-    builder = _Builder(program, trace)
+    builder = _Builder(program, trace, taken={p.name for p in program.inputs})
     outputs = tuple(builder.output(k, number) for k, number in enumerate(program.outputs))
     inputs = tuple(ArrayInput(p.name, p.kind, p.shape) for p in program.inputs)
-    return Normal(program.name, inputs, tuple(builder.equations), outputs)
+    recurrences = tuple(builder.recurrences)
+    return Normal(program.name, inputs, tuple(builder.equations), outputs, recurrences, tuple(builder.stored))
 
 
 OUTER_NAMES = ("i", "c", "h", "b", "g", "u", "v", "w", "x", "y", "z")
@@ -83,6 +88,12 @@ def axes_of(shape: tuple[Poly, ...]) -> tuple[tuple[Axis, ...], Index]:
     return tuple(axes), tuple(index)
 
 
+def cell_axes(shape: tuple[Poly, ...]) -> tuple[tuple[Axis, ...], Index]:
+    """Index variables for the axes of a cell, by position: components that share leading axes share their names."""
+    index = tuple(const(0) if e.as_int() == 1 else poly.var(f"a{k}") for k, e in enumerate(shape))
+    return tuple((f"a{k}", e) for k, e in enumerate(shape) if e.as_int() != 1), index
+
+
 @dataclass(slots=True)
 class _Builder:
     program: Program
@@ -90,16 +101,22 @@ class _Builder:
     equations: list[Eq] = field(default_factory=list)
     known: dict[tuple[object, ...], str] = field(default_factory=dict)
     reduced: dict[int, tuple[str, tuple[Poly, ...]]] = field(default_factory=dict)
+    scans: dict[int, Recurrence] = field(default_factory=dict)
+    recurrences: list[Recurrence] = field(default_factory=list)
+    stored: list[str] = field(default_factory=list)
+    bound: dict[str, Callable[[Index], Element]] = field(default_factory=dict)  # inputs of the body of a scan
+    prefix: str = ""
+    taken: set[str] = field(default_factory=set)
 
     def count(self, rule: str) -> None:
         self.trace.counts[rule] = self.trace.counts.get(rule, 0) + 1
 
     def name(self, wanted: str) -> str:
-        taken = {e.name for e in self.equations} | {p.name for p in self.program.inputs}
-        k, name = 0, wanted
-        while name in taken:
+        k, name = 0, self.prefix + wanted
+        while name in self.taken:
             k += 1
-            name = f"{wanted}{k}"
+            name = f"{self.prefix}{wanted}{k}"
+        self.taken.add(name)
         return name
 
     # outputs and reductions --------------------------------------------------------------------------------------
@@ -134,6 +151,8 @@ class _Builder:
         assert len(index) == len(value.shape), value
         args = [self.program.values[n] for n in value.args]
         match value.op:
+            case "input" if value.attrs[0] in self.bound:
+                return self.bound[value.attrs[0]](index)
             case "input":
                 return self.input(value.attrs[0], value, index)
             case "literal":
@@ -159,7 +178,9 @@ class _Builder:
             case "argsort":
                 return self.psi_argsort(value, args[0], index)
             case "scan":
-                return self.psi_scan(value, value.attrs[0], args, index)
+                return self.psi_scan(value, 0, index)
+            case "part":
+                return self.psi_scan(args[0], value.attrs[0], index)
             case op if op in OPERATORS:
                 return elementwise(op, [self.psi(x, aligned(x, index)) for x in args])
             case op if op in STRUCTURAL:
@@ -253,8 +274,82 @@ class _Builder:
             self.reduced[value.number] = (self.reduce("add", extent, axes, red, apply("mul", x, y)), value.shape)
         return self.use(value, index)
 
-    def psi_scan(self, value: Value, scan: Scan, args: list[Value], index: Index) -> Scalar:
-        raise MoaError("support", "scans are not compiled yet", value.span, "write the masked sum instead")
+    def psi_scan(self, value: Value, k: int, index: Index) -> Scalar:
+        """One element of component k of a scan, which becomes a Recurrence."""
+        if value.number not in self.scans:
+            self.scans[value.number] = self.recurrence(value)
+        r = self.scans[value.number]
+        shape = value.attrs[0].body.values[value.attrs[0].body.outputs[k]].shape
+        place = value.attrs[0].axis
+        shape = (*shape[:place], r.axis[1], *shape[place:]) if r.keep else shape
+        at = (
+            p for d, (p, e) in enumerate(zip(index, shape, strict=True)) if e.as_int() != 1 or (r.keep and d == place)
+        )
+        return load(r.components[k].name, at)
+
+    def recurrence(self, value: Value) -> Recurrence:
+        """The Recurrence of a scan: its body by psi on cells, its operands read at position t."""
+        scan: Scan = value.attrs[0]
+        name = self.name(f"s{len(self.recurrences)}")
+        xs = [self.program.values[n] for n in value.args]
+        extent = xs[0].shape[scan.axis]
+        t = f"{name}.t"
+        now = extent - 1 - poly.var(t) if scan.reverse else poly.var(t)
+        cells = [scan.body.values[n].shape for n in scan.body.outputs]
+        if any(scan.body.values[n].kind != "f" for n in scan.body.outputs):
+            raise MoaError("support", "a scan of integers is not compiled yet", value.span, "cast it: `1.0 * x`")
+        names = [f"{name}.{k}" if len(cells) > 1 else name for k in range(len(cells))]
+        axes = [cell_axes(shape) for shape in cells]
+        bound: dict[str, Callable[[Index], Element]] = {}
+        for k, shape in enumerate(cells):
+            bound[scan.body.inputs[k].name] = self.state_reader(f"{names[k]}#0", shape)
+        for k, x in enumerate(xs):
+            bound[scan.body.inputs[len(cells) + k].name] = self.cell_reader(x, scan.axis, now)
+        inner = _Builder(scan.body, self.trace, bound=bound, prefix=f"{name}.", taken=self.taken)
+        components = []
+        for k, (outer, at) in enumerate(axes):
+            body = as_scalar(inner.psi(scan.body.values[scan.body.outputs[k]], at))
+            start = as_scalar(self.psi(self.program.values[scan.start[k]], at[len(at) - self.rank(scan.start[k]) :]))
+            if not scan.step:  # op(identity, x) = x, literally
+                first = as_scalar(bound[scan.body.inputs[len(cells) + k].name](at))
+                body = choose(is_zero(poly.var(t)), first, body)
+            components.append(Component(names[k], outer, start, body))
+        self.count("scan")
+        place = sum(e.as_int() != 1 for e in cells[0][: scan.axis])
+        made = Recurrence(
+            name, (t, extent), place, tuple(components), tuple(inner.equations), scan.exclusive, scan.reverse, scan.keep
+        )
+        self.recurrences.append(made)
+        return made
+
+    def rank(self, number: int) -> int:
+        return len(self.program.values[number].shape)
+
+    def state_reader(self, array: str, shape: tuple[Poly, ...]) -> Callable[[Index], Element]:
+        def read(index: Index) -> Element:
+            return load(array, (p for p, e in zip(index, shape, strict=True) if e.as_int() != 1))
+
+        return read
+
+    def cell_reader(self, x: Value, axis: int, now: Poly) -> Callable[[Index], Element]:
+        """Reads the cell of an operand at a position; an operand that is reduced first becomes an array in memory."""
+        outer, at = axes_of(x.shape)
+        element = self.psi(x, at)
+        known = {e.name for e in self.equations}
+        inline = not isinstance(element, Scalar) or not any(a in known for a, _ in loads(element))
+        if not inline:
+            assert isinstance(element, Scalar)
+            name = self.name(f"x{len(self.stored)}")
+            self.equations.append(Eq(name, "map", outer, ((TRUE, element),)))
+            self.stored.append(name)
+
+        def read(index: Index) -> Element:
+            full = (*index[:axis], now, *index[axis:])
+            if inline:
+                return self.psi(x, full)
+            return load(name, (p for p, e in zip(full, x.shape, strict=True) if e.as_int() != 1))
+
+        return read
 
     def use(self, value: Value, index: Index) -> Scalar:
         """A load of the Reduce that a value became: its axes of literal extent 1 are absent there."""

@@ -66,9 +66,11 @@ def caret(span: Span) -> list[str]:
     begin = span.text.rfind("\n", 0, span.start) + 1
     stop = span.text.find("\n", span.start)
     line = span.text[begin:] if stop < 0 else span.text[begin:stop]
-    before = printable(line[: span.start - begin])
-    marked = printable(line[span.start - begin : max(span.end, span.start + 1) - begin]) or " "
-    after = printable(line[span.start - begin + len(marked) :]) if span.end < begin + len(line) else ""
+    first, last = span.start - begin, max(span.end, span.start + 1) - begin
+    before, marked, after = (
+        printable(part.replace("\t", "    ")) for part in (line[:first], line[first:last], line[last:])
+    )
+    marked = marked or " "
     window = 100
     if len(before) > window:
         before = "..." + before[-window:]

@@ -142,6 +142,16 @@ def test_a_fold_with_named_maps() -> None:
     assert np.array_equal(got, want)
 
 
+def test_a_fold_whose_piece_loads_its_reference_by_name() -> None:
+    f = log_sum_exp()
+    m, y = f.members
+    body = apply("exp", apply("sub", load("x", (J,)), load("fold.ref0", ())))
+    y = Member(y.name, y.outer, y.op, y.domain, ((TRUE, (body,)),), y.refs, y.move, y.finish)
+    x = np.array([1.0, 5.0, -2.0, 7.0])
+    want = run(normal(f, outputs=("y",)), {"x": x}, {"n": 4}, tile=1)["y"]
+    assert np.array_equal(run(normal(Fold("fold", AXIS_J, (), TRUE, (m, y))), {"x": x}, {"n": 4}, tile=1)["y"], want)
+
+
 def test_float32() -> None:
     e = Eq("y", "map", (AXIS_I,), ((TRUE, apply("div", load("x", (I,)), lit(3))),))
     got = run(normal(e), {"x": np.arange(3.0)}, {"n": 3}, dtype=np.float32)["y"]

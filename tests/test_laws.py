@@ -14,11 +14,12 @@ from test_stream import PARAMS, same
 from moa.interp.normal import run
 from moa.laws import prove
 from moa.laws.defer import Around
+from moa.laws.inlining import inlined
 from moa.laws.reference import Moved
 from moa.laws.table import LAWS
 from moa.normal import Member, Normal, apply, lit, load
 from moa.rewrite import Trace
-from moa.stream import inlined, stream, stream_with_report
+from moa.stream import stream, stream_with_report
 
 FIRES = {
     "split": "causal",

@@ -86,7 +86,12 @@ def _parameters(checker: Checker, kernel: ir.Function, ranks: int) -> Scope:
 
 
 def _extent(checker: Checker, node: ir.Expr, scope: Scope) -> Poly:
-    extent = checker.extent(node, scope)
+    try:
+        extent = checker.extent(node, scope)
+    except MoaError as e:
+        if e.kind == "name" and not e.hint.startswith("did"):
+            e.hint = "each size stands alone as an axis of some parameter"
+        raise
     n = extent.as_int()
     if n is not None and n < 0:
         fail("shape", f"an axis of extent {n}", node.span, "it must not be negative")

@@ -87,10 +87,8 @@ def without_floors(p: Poly) -> tuple[Poly, list[tuple[Poly, Poly]]]:
 
 def bounded(p: Poly, span: Span) -> Poly:
     """p itself; an error where it is too large to compute with."""
-    n = p.as_int()
-    if n is not None and abs(n) >= 2**63:
+    if any(abs(c.numerator) >= 2**63 or c.denominator >= 2**63 for _, c in p.terms):
         raise MoaError("limit", "the integer does not fit 64 bits", span, "write it as a float, with a dot")
-    big = any(len(m) > MAX_DEGREE or abs(c.numerator) >= 2**63 for m, c in p.terms)
-    if big or len(p.terms) > MAX_TERMS or len(str(p)) > MAX_TEXT:
+    if any(len(m) > MAX_DEGREE for m, _ in p.terms) or len(p.terms) > MAX_TERMS or len(str(p)) > MAX_TEXT:
         raise MoaError("limit", "the size is too long an expression", span, "pass it as a parameter of kind int")
     return p

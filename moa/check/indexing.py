@@ -45,7 +45,8 @@ def subscript(b: Builder, x: int, node: ir.Subscript, evaluate: Callable[[ir.Exp
         fail("syntax", "`...` is there twice in one index", node.span, "one `...` stands for all the axes left over")
     if taken > rank:
         found = f"shape {shape_text(b.shape(x))}" if rank else "no axes"
-        fail("shape", f"{taken} indices for an array with {found}", node.span, "there is one index an axis, at most")
+        indices = "1 index" if taken == 1 else f"{taken} indices"
+        fail("shape", f"{indices} for an array with {found}", node.span, "there is one index an axis, at most")
     items: list[ir.IndexItem] = []
     axis = 0
     gathers: list[Span] = []

@@ -80,7 +80,7 @@ def _associative(a: Arguments, f: FunctionTerm, xs: list[int], many: bool, axis:
         cells = _cells(b, xs, axis)
         body = _body(a.caller, f, [(cells, many), (cells, many)], a.span)
         found = _results(body)
-    _same(found, cells, f, a.span, "the operands")
+    _same(found, cells, f, a.span, "the operand")
     term = a.terms["identity"]
     terms = term if isinstance(term, tuple) else (term,)
     if len(terms) != len(cells):

@@ -146,12 +146,17 @@ class Checker:
         found = self.find_function(name, scope)
         if found is not None:
             return found
-        self.unknown(node, [*scope.names, *scope.sizes, *CONSTANTS], "name")
+        self.unknown(node, {*scope.names, *scope.sizes} or CONSTANTS, "name")
 
     def unknown(self, node: ir.Name, known: Iterable[str], what: str) -> NoReturn:
         """Raises for a name that means nothing, with the nearest that does."""
-        near = difflib.get_close_matches(node.name[:100], list(known), 1, 0.6)
+        names = sorted(known)
+        near = difflib.get_close_matches(node.name[:100], names, 1, 0.6)
         hint = f"did you mean {near[0]}?" if near else ""
+        if not near and what == "name" and names:
+            hint = f"the names here are {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+        if node.name == "None":
+            hint = "None stands in an index only: x[:, None]"
         if node.name in NUMPY_NAMES:
             hint = f"write {NUMPY_NAMES[node.name]}"
         fail("name", f"there is no {what} {printable(node.name)}", node.span, hint)
@@ -282,7 +287,7 @@ class Checker:
             known = [*self.functions, *self.prelude, *BUILTINS]
             self.unknown(node.function, known, "function")
         args = [(self.expr(x, scope), x.span) for x in node.args]
-        keywords = {k.name: (self.expr(x, scope), k.span) for k, x in node.keywords}
+        keywords = {k.name: (self.expr(x, scope), k.span.to(x.span)) for k, x in node.keywords}
         return self.apply(f, args, keywords, node.span)
 
     def call(self, f: FunctionTerm, args: list[Term], span: Span) -> Term:
@@ -417,7 +422,9 @@ def _seen_from(e: MoaError, f: FunctionTerm, call: Span) -> MoaError:
     if f.prelude and f.function is not None:
         inside = e.span is not None and e.span.file == f.function.span.file and e.span.text == f.function.span.text
         return MoaError(e.kind, f"in {f.name}: {e.message}", call, e.hint) if inside else e
-    if e.kind != "limit" and e.span is not None and e.span.text == call.text and "called at" not in e.hint:
+    if e.kind == "limit" or e.span is None or e.span.text != call.text:
+        return e
+    if not call.start <= e.span.start < call.end and "called at" not in e.hint:
         seen = f"called at {place(call)}"
         return MoaError(e.kind, e.message, e.span, f"{e.hint}; {seen}" if e.hint else seen)
     return e

@@ -72,8 +72,6 @@ def _tiles(extent: int, tile: int | None) -> list[Span]:
 
 def unnamed(f: Fold) -> Fold:
     """The Fold with its named maps and the references they load put back into the pieces."""
-    if not f.maps:
-        return f
     bodies: dict[str, Eq] = {}
     back = {name: r for r, name in f.references().items()}
 

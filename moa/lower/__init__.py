@@ -192,7 +192,7 @@ class PhaseLowering:
                     step = Const(self.phase.axis(s.axis).step, "i")
                     lo, hi = (self.address.poly(p, self.env.__getitem__) for p in (s.lo, s.hi))
                     with b.loop(lo, hi, step, []) as loop:
-                        self.env[f"{s.axis}@0"] = loop.index
+                        self.env[f"{s.axis}@0"] = self.env[s.axis] = loop.index
                         self.env[f"{s.axis}#"] = b.imin(b.isub(hi, loop.index), step)
                         self.statements(s.body)
                 case When():

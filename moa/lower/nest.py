@@ -231,8 +231,8 @@ class NestLowering:
         """The value of a scalar that is an integer."""
         match s.op:
             case "lit":
-                x = float(s.args[0])
-                return Const(int(x) if abs(x) < INTEGER_LIMIT else (INTEGER_LIMIT if x > 0 else -INTEGER_LIMIT), "i")
+                number = max(min(float(s.args[0]), float(INTEGER_LIMIT)), -float(INTEGER_LIMIT))
+                return Const(int(number), "i")
             case "int":
                 return self.int_value(s.args[0], place)
             case "select":

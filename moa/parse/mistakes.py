@@ -150,6 +150,9 @@ def _hint(token: Any, accepts: set[str], before: str, rest: str, start: str) -> 
         return "None stands in an index only: x[:, None]"
     if token.type == "NAME" and "ADD" in accepts:
         return "an operator is missing, or a comma"
+    method = re.search(r"\.([A-Za-z_][A-Za-z0-9_]*)$", before)
+    if value == "(" and method:
+        return f"functions stand before their arguments: {method.group(1)}(x)"
     if value == "(" and before.endswith((")", "]")):
         return "only a name can be called"
     if value == ":" and before.endswith(("(", ",")):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from moa.normal import Axis, Eq, Fold, Index, Member, Normal, Scalar, load, loads, rename
 from moa.naming import reads
+from moa.normal import Axis, Eq, Fold, Index, Member, Normal, Recurrence, Scalar, load, loads, rename
 from moa.poly import Poly, var
 from moa.tile.phase import PhaseBuilder, Target, fold_uses
 from moa.tile.plan import NeedStore, Plan
@@ -33,26 +33,79 @@ def tile(normal: Normal, strategy: Strategy) -> Tiles:
 
 
 def _attempt(plan: Plan) -> Tiles:
-    normal = plan.normal
+    """All phases, in dependence order: outputs that read the same folds share one."""
     phases: list[Phase] = []
     waiting: list[Eq] = []
-    for e in normal.equations:
-        if e.name in plan.stored or (isinstance(e, Eq) and e.name in normal.outputs):
-            if isinstance(e, Eq) and e.name in normal.outputs and _joinable(plan, waiting, e):
-                waiting.append(e)
-                continue
-            if waiting:
-                phases.append(_phase(plan, len(phases), waiting))
-                waiting = []
-            if isinstance(e, Fold):
-                phases.append(_fold_phase(plan, len(phases), e))
-            else:
-                waiting = [e]
+    for e in _in_memory(plan):
+        output = isinstance(e, Eq) and e.name in plan.normal.outputs
+        if isinstance(e, Eq) and output and _joinable(plan, waiting, e):
+            waiting.append(e)
+            continue
+        if waiting:
+            phases.append(_phase(plan, len(phases), waiting))
+            waiting = []
+        if isinstance(e, Fold):
+            phases.append(_fold_phase(plan, len(phases), e))
+        elif isinstance(e, Recurrence):
+            items = parallel(e)
+            builder = PhaseBuilder(plan, f"p{len(phases)}", items, items[-1][0] if items else None)
+            phases.append(builder.recurrence(e))
+        else:
+            waiting = [e]
     if waiting:
         phases.append(_phase(plan, len(phases), waiting))
     arrays = tuple(plan.memory.values())
     hosts = tuple((name, s) for s, name in plan.hosts.items())
-    return Tiles(normal.name, normal.inputs, arrays, hosts, tuple(reuse(p) for p in phases))
+    return Tiles(plan.normal.name, plan.normal.inputs, arrays, hosts, tuple(reuse(p) for p in phases))
+
+
+def _in_memory(plan: Plan) -> list[Eq | Fold | Recurrence]:
+    """What becomes arrays in memory, in dependence order."""
+    normal = plan.normal
+    makers: dict[str, Eq | Fold | Recurrence] = {}
+    for e in normal.equations:
+        for n in (m.name for m in e.members) if isinstance(e, Fold) else (e.name,):
+            makers[n] = e
+    for r in normal.recurrences:
+        for n in (r.name, *(c.name for c in r.components)):
+            makers[n] = r
+    out: list[Eq | Fold | Recurrence] = []
+    seen: set[str] = set()
+
+    def visit(e: Eq | Fold | Recurrence) -> None:
+        if e.name in seen:
+            return
+        seen.add(e.name)
+        for n in sorted(_reads(e)):
+            if n in makers:
+                visit(makers[n])
+        if isinstance(e, Recurrence) or e.name in plan.stored or e.name in normal.outputs:
+            out.append(e)
+
+    for name in normal.outputs:
+        visit(makers[name])
+    return out
+
+
+def _reads(e: Eq | Fold | Recurrence) -> set[str]:
+    if not isinstance(e, Recurrence):
+        return reads(e)
+    scalars = [s for c in e.components for s in (c.start, c.body)] + [s for x in e.maps for _, s in x.pieces]
+    return {a for s in scalars for a, _ in loads(s)}
+
+
+def parallel(r: Recurrence) -> tuple[Axis, ...]:
+    """The axes of a recurrence along which its steps are independent: every state is read at its own position."""
+    first = r.components[0].outer
+    out: list[Axis] = []
+    states = {c.state: c for c in r.components}
+    bodies = [c.body for c in r.components] + [s for x in r.maps for _, s in x.pieces]
+    for k, axis in enumerate(first):
+        if not all(len(c.outer) > k and c.outer[k] == axis for c in r.components) or r.maps:
+            break
+        if all(index[k].as_var() == axis[0] for s in bodies for a, index in loads(s) if a in states):
+            out.append(axis)
+    return tuple(out)
 
 
 def folded(normal: Normal) -> Normal:

@@ -19,6 +19,7 @@ from moa.normal import (
     Fold,
     Index,
     Member,
+    Recurrence,
     Scalar,
     apply,
     both,
@@ -32,7 +33,7 @@ from moa.normal import (
     rename_cond,
 )
 from moa.ops import OPERATORS
-from moa.poly import Poly, var
+from moa.poly import Poly, const, var
 from moa.tile.place import as_index, choose_lane, place, stride_kind
 from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Loop, Map, Phase, Reduce, Tile, TileAxis, TileStmt, When
@@ -130,8 +131,7 @@ class PhaseBuilder:
 
     def tiled(self, v: str) -> bool:
         """Whether a variable is an axis of tiles (and not a single value in each work item)."""
-        a = self.axes[v]
-        return a.role != "item" or a.step > 1
+        return self.axes[v].step != 1
 
     def order(self, names: Iterable[str], lane: str | None) -> tuple[str, ...]:
         """Axes of a tile: as given, with the lane axis (or the row axis) last, contiguous."""
@@ -272,6 +272,46 @@ class PhaseBuilder:
             return found
 
         return map_scalar(value, node)
+
+    # recurrences ---------------------------------------------------------------------------------------------------------
+
+    def recurrence(self, r: Recurrence) -> Phase:
+        """The phase of a recurrence: its axis is a loop of single steps, its states are tiles."""
+        t, extent = r.axis
+        self.axes[t] = TileAxis(t, "loop", extent, 1)
+        for c in r.components:
+            for v, e in c.outer:
+                if v not in self.axes:
+                    self.axes[v] = TileAxis(v, "whole", e)
+        states: list[Scalar] = []
+        for c in r.components:
+            names = [v for v, _ in c.outer]
+            axes = self.order((v for v in names if self.tiled(v)), None)
+            self.tiles[c.state] = Tile(c.state, axes)
+            self.states[c.state] = (c.state, tuple(names.index(v) for v in axes))
+            states.append(load(c.state, as_index(axes)))
+            self.emit(Map(states[-1], self.resolve(c.start, self.scope)), self.scope)
+        body = Scope(self.scope, t)
+        fresh: list[Scalar] = []
+        for c, state in zip(r.components, states, strict=True):
+            name = f"{c.state}.new"
+            self.tiles[name] = Tile(name, self.tiles[c.state].axes)
+            fresh.append(load(name, state.args[1]))
+            self.emit(Map(fresh[-1], self.resolve(c.body, body)), body)
+        position = extent - 1 - var(t) if r.reverse else var(t)
+        for c, state, new in zip(r.components, states, fresh, strict=True):
+            if r.keep:
+                at = tuple(position if v == t else var(v) for v, _ in r.kept(c))
+                self.emit(Map(load(c.name, at), state if r.exclusive else new), body)
+        for state, new in zip(states, fresh, strict=True):
+            self.emit(Map(state, new), body)
+        self.scope.out.append(Loop(t, const(0), extent, tuple(body.out), "full"))
+        if not r.keep:
+            for c, state in zip(r.components, states, strict=True):
+                self.emit(Map(load(c.name, as_index(v for v, _ in c.outer)), state), self.scope)
+        return Phase(
+            self.name, self.items, tuple(self.axes.values()), tuple(self.tiles.values()), tuple(self.scope.out)
+        )
 
     # folds ---------------------------------------------------------------------------------------------------------------
 

@@ -47,10 +47,21 @@ class Plan:
             if isinstance(e, Fold) and e.name in stored:
                 for m in e.members:
                     self.memory[m.name] = Array(m.name, "f", tuple(x for _, x in m.outer), "workspace")
-            elif isinstance(e, Eq) and (e.name in normal.outputs or e.name in stored or e.dtype != "f"):
+            elif isinstance(e, Eq) and (
+                e.name in (*normal.outputs, *normal.stored) or e.name in stored or e.dtype != "f"
+            ):
                 role = "output" if e.name in normal.outputs else "workspace"
                 self.memory[e.name] = Array(e.name, e.dtype, tuple(x for _, x in e.outer), role)  # type: ignore[arg-type]
-        self.stored = stored | {e.name for e in normal.equations if isinstance(e, Eq) and e.dtype != "f"}
+        self.recurrences = {r.name: r for r in normal.recurrences}
+        for r in normal.recurrences:
+            for c in r.components:
+                self.memory[c.name] = Array(c.name, "f", tuple(x for _, x in r.kept(c)), "workspace")
+            for x in r.maps:
+                self.equations[x.name] = x
+                self.moving.add(x.name)
+        self.stored = (
+            stored | set(normal.stored) | {e.name for e in normal.equations if isinstance(e, Eq) and e.dtype != "f"}
+        )
         self.references = {n for f in self.folds.values() for n in f.references().values()}
 
     def hosted(self, s: Scalar) -> Scalar:

@@ -66,7 +66,7 @@ def _nest(nest: Nest, phase: Phase, names: dict[str, str], later: frozenset[str]
 def _written_once(body: Iterable[TileStmt], name: str, old: str) -> bool:
     """Whether every statement that writes `name` is a Map that reads `old` at the same index, and no other reads it."""
     return all(
-        not (s.target.args[0] == name) or (isinstance(s, Map) and (old, s.target.args[1]) in loads(s.value))
+        s.target.args[0] != name or (isinstance(s, Map) and (old, s.target.args[1]) in loads(s.value))
         for s in _statements(body)
     )
 

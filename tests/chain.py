@@ -1,0 +1,195 @@
+"""One program through every stage: what each representation of it computes, and how the results are compared."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from programs import Case
+
+from moa.backends.llvm_build import Built, build
+from moa.backends.worker import run as run_items
+from moa.expand import expand
+from moa.interp.loops import run as run_phase
+from moa.interp.normal import run as run_normal
+from moa.interp.scalar import evaluate as scalar_value
+from moa.loops import Element
+from moa.naming import name
+from moa.oracle import _value, bind, evaluate, oracle
+from moa.parse import parse
+from moa.pipeline import Derivation, Placed, derive, place
+from moa.tile import Strategy
+
+Array = np.ndarray[Any, Any]
+MINIATURES = (
+    Strategy(2, 4, 6, 2, 2, 2),
+    Strategy(2, 1, 6, 2, 2, 2),
+    Strategy(1, 1, 1, 1, 1, 1),
+    Strategy(2, 2, 2, 3, 1, 1),
+    Strategy(4, 8, 8, 4, 2, 4),
+)
+FLOATS: dict[str, Any] = {"f64": np.float64, "f32": np.float32}
+
+
+class Chain:
+    """A case, derived; its results stage by stage as tuples of arrays."""
+
+    def __init__(self, case: Case, dtype: Element = "f64") -> None:
+        self.case, self.dtype = case, dtype
+        self.derivation: Derivation = derive(parse(case.text, "<random>"), len(case.lead))
+        self.program = self.derivation.program
+        self.arrays = case.arrays()
+        with np.errstate(all="ignore"):
+            for p in case.params:
+                if p.kind == "f" and p.axes:  # what a kernel of this type is given
+                    self.arrays[p.name] = self.arrays[p.name].astype(FLOATS[dtype])
+        self.sizes = bind(self.program, self.arrays)
+        self.scalars = {p.name: self.arrays[p.name] for p in case.params if not p.axes}
+        self.data = {p.name: self.arrays[p.name] for p in case.params if p.axes}
+
+    def oracle(self) -> tuple[Array, ...]:
+        return oracle(self.program, self.arrays)
+
+    def normal(self, streamed: bool = False, tile: int | None = None) -> tuple[Array, ...]:
+        system = self.derivation.streamed if streamed else self.derivation.inlined
+        params = {**self.scalars, "lowest": float(np.finfo(FLOATS[self.dtype]).min)}
+        found = run_normal(system, self.data, self.sizes, params, tile)
+        return tuple(found[o] for o in system.outputs)
+
+    def named(self) -> tuple[Array, ...]:
+        system = name(self.derivation.streamed)
+        found = run_normal(system, self.data, self.sizes, self.scalars)
+        return tuple(found[o] for o in system.outputs)
+
+    def place(self, strategy: Strategy, fixed: Mapping[str, int] | None = None) -> Placed:
+        unit = frozenset(self.derivation.streamed.outputs)
+        return place(self.derivation, strategy, self.dtype, fixed or {}, unit | stored(self.derivation))
+
+    def params(self) -> dict[str, Any]:
+        params = {k: float(v) for k, v in self.scalars.items()} | self.sizes
+        return {**params, "lowest": float(np.finfo(FLOATS[self.dtype]).min)}
+
+    def memory(self, placed: Placed) -> tuple[dict[str, Array], dict[str, float]]:
+        """Every array of the placed program, outputs as NaN; the host scalars."""
+        params = self.params()
+        with np.errstate(all="ignore"):
+            hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in placed.tiles.hosts}
+        memory = {k: np.ascontiguousarray(v) for k, v in self.data.items()}
+        for a in placed.tiles.arrays:
+            if a.role == "input" and a.kind == "i":
+                memory[a.name] = memory[a.name].astype(np.int64)
+            if a.role != "input":
+                memory[a.name] = np.full(tuple(evaluate(e, self.sizes) for e in a.shape), np.nan, FLOATS[self.dtype])
+        return memory, hosts
+
+    def slots(self, placed: Placed, memory: Mapping[str, Array], hosts: Mapping[str, float]) -> list[Any]:
+        """The packed arguments; addresses as names of buffers."""
+        out: list[Any] = []
+        for s in placed.lowered.slots:
+            match s.kind:
+                case "pointer":
+                    out.append(s.name)
+                case "stride":
+                    out.append(memory[s.name].strides[s.axis] // memory[s.name].itemsize)
+                case "size":
+                    out.append(self.sizes[s.name])
+                case "host":
+                    out.append(FLOATS[self.dtype](hosts[s.name]))
+        return out
+
+    def loops(self, placed: Placed) -> tuple[Array, ...]:
+        """The outputs of the Loops, interpreted instruction by instruction."""
+        memory, hosts = self.memory(placed)
+        args = self.slots(placed, memory, hosts)
+        scratch = evaluate(placed.lowered.scratch_bytes, self.sizes)
+        for phase, items in zip(placed.lowered.loops.phases, placed.lowered.items, strict=True):
+            run_phase(placed.lowered.loops, phase, args, 0, evaluate(items, self.sizes), memory, scratch)
+        return tuple(memory[o] for o in self.derivation.streamed.outputs)
+
+    def built(self, placed: Placed) -> Built:
+        return build(expand(placed.lowered.loops))
+
+    def llvm(self, placed: Placed, built: Built, threads: int = 1) -> tuple[Array, ...]:
+        """The outputs of the machine code; scratch starts as NaN."""
+        memory, hosts = self.memory(placed)
+        args = self.slots(placed, memory, hosts)
+        packed = (ctypes.c_int64 * max(len(args), 1))()
+        floats = ctypes.cast(packed, ctypes.POINTER(ctypes.c_double))
+        for k, (s, x) in enumerate(zip(placed.lowered.slots, args, strict=True)):
+            if s.kind == "host":
+                floats[k] = x
+            else:
+                packed[k] = memory[x].ctypes.data if s.kind == "pointer" else x
+        stride = evaluate(placed.lowered.scratch_bytes, self.sizes)
+        workspace = np.full(stride * threads + 4096, 0xFF, np.uint8)
+        base = -(-workspace.ctypes.data // 4096) * 4096
+        for entry, items in zip(built.phases, placed.lowered.items, strict=True):
+            run_items(entry, ctypes.addressof(packed), evaluate(items, self.sizes), threads, base, stride, 1)
+        return tuple(memory[o] for o in self.derivation.streamed.outputs)
+
+
+def stored(derivation: Derivation) -> frozenset[str]:
+    """Names that may become arrays of a kernel's own."""
+    from moa.normal import Fold
+
+    out: set[str] = set()
+    for e in derivation.streamed.equations:
+        out |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
+    return frozenset(out)
+
+
+ROUNDED = {"add", "sub", "mul", "div", "exp", "exp2", "log", "sqrt", "tanh", "matmul", "input", "literal"}
+NOISE = 1e-9
+
+
+def noisy(chain: Chain, rng: np.random.Generator) -> tuple[Array, ...]:
+    """The oracle with every rounded operation off by a random relative amount below NOISE."""
+    values: dict[int, Any] = {}
+    inputs = {k: np.asarray(v) for k, v in chain.arrays.items()}
+    for v in chain.program.values:
+        out = _value(chain.program, v, values, inputs, chain.sizes)
+        if not isinstance(out, tuple):
+            out = np.asarray(out, {"f": np.float64, "i": np.int64, "b": np.bool_}[v.kind])
+            if v.kind == "f" and (v.op in ROUNDED or (v.op == "reduce" and v.attrs[0] in ROUNDED)):
+                out = out * (1 + NOISE * rng.uniform(-1, 1, out.shape))
+        values[v.number] = out
+    return tuple(np.asarray(values[o]) for o in chain.program.outputs)
+
+
+def tolerances(chain: Chain, want: tuple[Array, ...]) -> tuple[Array, ...]:
+    """What rounding may change in each output: from how far it moves when every operation is a little wrong."""
+    eps = float(np.finfo(FLOATS[chain.dtype]).eps)
+    rng = np.random.default_rng(1)
+    moved = [0.0 for _ in want]
+    with np.errstate(all="ignore"):
+        for _ in range(3):
+            for k, (a, b) in enumerate(zip(noisy(chain, rng), want, strict=True)):
+                gap = np.abs(a - b)[np.isfinite(a) & np.isfinite(b)]
+                moved[k] = max(moved[k], float(gap.max()) if gap.size else 0.0)
+    out = []
+    for worst, w in zip(moved, want, strict=True):
+        finite = np.abs(w[np.isfinite(w)])
+        size = float(finite.max()) if finite.size else 0.0
+        terms = 16 * (1 + sum(chain.sizes.values()))
+        out.append(np.asarray(eps * terms * (size + worst / NOISE)))
+    return tuple(out)
+
+
+def difference(got: tuple[Array, ...], want: tuple[Array, ...], nan: tuple[Array, ...], tol: tuple[Array, ...]) -> str:
+    """Where results differ, or nothing: values from `want`, the pattern of NaN from `nan`."""
+    for k, (g, w, p, t) in enumerate(zip(got, want, nan, tol, strict=True)):
+        if g.shape != w.shape:
+            return f"output {k}: shape {g.shape}, expected {w.shape}"
+        bad = np.isnan(g) != np.isnan(p)
+        if bad.any():
+            at = tuple(int(x) for x in np.argwhere(bad)[0])
+            return f"output {k}{list(at)}: {g[at]}, NaN expected: {np.isnan(p[at])} (oracle {w[at]}), {bad.sum()} of {bad.size}"
+        with np.errstate(all="ignore"):
+            gap = np.abs(np.asarray(g, np.float64) - w)
+            bad = ~((gap <= t) | (g == w) | np.isnan(p) | np.isnan(w))
+        if bad.any():
+            at = tuple(int(x) for x in np.argwhere(bad)[0])
+            return f"output {k}{list(at)}: {g[at]}, expected {w[at]}, tolerance {t}, {bad.sum()} of {bad.size}"
+    return ""

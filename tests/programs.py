@@ -1,0 +1,480 @@
+"""Random programs of the language with the data they are run on.
+
+`attention` builds scores x masks x normalisers x outputs; `other` everything that is not of that form. Both draw
+through a function `choose(options)`, so hypothesis (which shrinks towards the first option) and a plain generator of
+random numbers can drive them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from hypothesis import strategies as st
+
+T = TypeVar("T")
+Choose = Callable[[Sequence[Any]], Any]
+Array = np.ndarray[Any, Any]
+
+ROWS = (3, 1, 2, 4, 5, 7, 8, 9, 13, 17)  # around tiles of 4 rows, vectors of 2 and 8, loops of 6 and 8
+KEYS = (3, 1, 2, 4, 5, 6, 7, 11, 12, 13, 17, 19)
+WIDTHS = (2, 1, 3, 4, 5, 8, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter: kind f, i, b; its axes by name of size (an int is literal); what its values are.
+
+    values   "data": as the case says; "finite": normal; "positive"; "sign"; "index:<size>": in range of an axis;
+             "document": sorted small integers; "small": one integer from 1 to 5; "unit": one float near 0.5
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    kind: str = "f"
+    values: str = "data"
+
+    def text(self) -> str:
+        prefix = {"f": "", "i": "int", "b": "bool"}[self.kind]
+        if not self.axes:
+            return f"{self.name}: {prefix or 'float'}"
+        inside = ", ".join(self.axes)
+        return f"{self.name}[{inside}]" if not prefix else f"{self.name}: {prefix}[{inside}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A program, the sizes it runs at, and its data.
+
+    data   "plain", or what hostile values its "data" parameters hold (see `hostile`)
+    """
+
+    text: str
+    params: tuple[Param, ...]
+    sizes: dict[str, int]
+    data: str = "plain"
+    seed: int = 0
+    lead: tuple[int, ...] = ()
+
+    def arrays(self, data: str | None = None) -> dict[str, Any]:
+        """The arguments by name."""
+        data = self.data if data is None else data
+        rng = np.random.default_rng(self.seed)
+        return {p.name: self.argument(p, rng, data) for p in self.params}
+
+    def argument(self, p: Param, rng: np.random.Generator, data: str) -> Any:
+        shape: list[int] = []
+        for a in p.axes:
+            shape += self.lead if a == "..." else [self.extent(a)]
+        kind, _, axis = p.values.partition(":")
+        if not p.axes:
+            return int(rng.integers(1, 6)) if p.kind == "i" else float(np.round(rng.uniform(0.25, 0.75), 2))
+        if p.kind == "b":
+            return rng.random(shape) < 0.6
+        if kind == "index":
+            return rng.integers(0, max(self.extent(axis), 1), shape)
+        if kind == "document":
+            return np.sort(rng.integers(0, 3, shape), axis=-1)
+        if p.kind == "i":
+            return rng.integers(-3, 4, shape)
+        x = rng.standard_normal(shape)
+        if kind == "positive":
+            return np.abs(x) + 0.1
+        return hostile(x, data, rng) if kind == "data" else x
+
+    def extent(self, axis: str) -> int:
+        a, _, b = axis.partition(" + ")
+        return (int(a) if a.isdigit() else self.sizes[a]) + (int(b) if b else 0)
+
+    def __str__(self) -> str:
+        return f"{self.text}\n# {self.sizes}, {self.data}, seed {self.seed}" + (f", {self.lead}" if self.lead else "")
+
+
+def hostile(x: Array, data: str, rng: np.random.Generator) -> Array:
+    """Data that is hard on a compiler of exponentials: large, infinite, absent."""
+    if not x.size:
+        return x
+    match data:
+        case "huge":
+            return x * 1e4
+        case "tiny":
+            return x * 1e-60
+        case "equal":
+            return np.ones_like(x)
+        case "-inf rows":
+            x = x.copy()
+            rows = rng.random(x.shape[: max(x.ndim - 1, 1)]) < 0.4
+            x[rows] = -np.inf
+        case "-inf prefix":
+            x = x.copy()
+            x[..., : max(1, 2 * x.shape[-1] // 3)] = -np.inf
+        case "+inf" | "nan" | "-inf":
+            x = x.copy()
+            value = {"+inf": np.inf, "nan": np.nan, "-inf": -np.inf}[data]
+            x[rng.random(x.shape) < 1.5 / x.size] = value
+        case _:
+            assert data == "plain", data
+    return x
+
+
+@dataclass(slots=True)
+class Sketch:
+    """A program being drawn: its lines and parameters."""
+
+    choose: Choose
+    lead: bool
+    params: list[Param] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    finite: bool = False  # whether the data has to be finite
+
+    def chance(self, parts: int) -> bool:
+        """True once in `parts`."""
+        return bool(self.choose((False,) * (parts - 1) + (True,)))
+
+    def param(self, name: str, axes: tuple[str, ...], kind: str = "f", values: str = "data") -> str:
+        if all(p.name != name for p in self.params):
+            self.params.append(Param(name, axes, kind, values))
+        return name
+
+    def array(self, name: str, *axes: str, values: str = "data") -> str:
+        """A float array, with the leading axes of the program in front."""
+        return self.param(name, ("...", *axes) if self.lead else axes, "f", values)
+
+    def line(self, text: str) -> None:
+        self.lines.append(f"    {text}")
+
+
+# scores x masks x normalisers x outputs --------------------------------------------------------------------------------
+
+
+def scores(s: Sketch, n: str, m: str, q: str = "Q", k: str = "K") -> str:
+    """An expression for the scores [n, m]."""
+    s.array(q, n, "d")
+    s.array(k, m, "d")
+    base = f"{q} @ {k}.T"
+    if s.chance(12):
+        base = f"max({q}, axis=-1, keepdims=True) + {s.param('k1', (m,))}"
+    for _ in range(s.choose((0, 1, 1, 2, 3))):
+        kind = s.choose(("scale", "bias", "piece", "distance", "select", "tanh", "key", "row", "square", "param"))
+        match kind:
+            case "scale":
+                base = s.choose((f"({base}) / sqrt(d)", f"0.5 * ({base})", f"({base}) / 3"))
+            case "param":
+                base = f"{s.param('tau', (), 'f')} * ({base})"
+            case "bias":
+                base = f"{base} + {s.param('B', (n, m))}"
+            case "key":
+                base = f"{base} + {s.param('bk', (m,))}"
+            case "row":
+                base = f"{base} - {s.param('br', (n,))}[:, None]"
+            case "piece":
+                p = s.choose(("j <= i", "i - j < 3", "(i + j) % 2 == 0", "j < 4", f"{s_keep(s, m)}"))
+                a, b = s.choose((("1", "0"), (s.param("B", (n, m)), "0"), ("0.5 * i", "0.25 * j"), ("2", "-1")))
+                base = f"{base} + where({p}, {a}, {b})"
+            case "distance":
+                base = f"{base} - {s.choose(('0.1 * abs(i - j)', '0.25 * (i - j)', '0.1 * maximum(i - j, 2)'))}"
+            case "select":
+                s.line(f"t{len(s.lines)} = {base}")
+                t = s.lines[-1].split()[0]
+                base = s.choose((f"where({t} > 0, {t}, 0.1 * {t})", f"maximum({t}, 0)", f"minimum({t}, 1)"))
+            case "tanh":
+                base = s.choose((f"3 * tanh(({base}) / 3)", f"tanh({base})"))
+            case "square":
+                s.line(f"t{len(s.lines)} = {base}")
+                t = s.lines[-1].split()[0]
+                base = f"0.1 * {t} * {t}"
+    return base
+
+
+def s_keep(s: Sketch, m: str) -> str:
+    return s.param("keep", (m,), "b")
+
+
+def mask(s: Sketch, n: str, m: str, depth: int = 0) -> str:
+    """A condition on [n, m]."""
+    w = s.param("w", (), "i", "small") if s.chance(3) else "3"
+    kind = s.choose(
+        ("causal", "strict", "window", "union", "stride", "block", "keys", "document", "data", "band", "and", "or",
+         "not", "prefix", "later", "pairs", "row")
+    )  # fmt: skip
+    if depth > 1 and kind in ("and", "or", "not"):
+        kind = "causal"
+    match kind:
+        case "causal":
+            return "j <= i"
+        case "strict":
+            return "j < i"
+        case "later":
+            return s.choose(("j >= i", "j > i", f"j <= i + {w}", f"j <= i - {w}"))
+        case "window":
+            return f"(j <= i) & (i - j < {w})"
+        case "band":
+            return f"abs(i - j) <= {w}"
+        case "union":
+            return f"(j <= i) & ((i - j < {w}) | (j < 2))"
+        case "stride":
+            return f"(i - j) % {w} == 0"
+        case "block":
+            return s.choose((f"i // {w} == j // {w}", f"j // {w} <= i // {w}"))
+        case "keys":
+            return s_keep(s, m)
+        case "prefix":
+            return f"j < {w}"
+        case "row":
+            return f"i < {w}"
+        case "pairs":
+            return s.param("pairs", (n, m), "b")
+        case "document":
+            return f"{s.param('doc', (n,), 'i', 'document')}[:, None] == {s.param('dok', (m,), 'i', 'document')}"
+        case "data":
+            return f"{s.param('B', (n, m))} > 0"
+        case "not":
+            return f"~({mask(s, n, m, depth + 1)})"
+        case _:
+            sign = "&" if kind == "and" else "|"
+            return f"({mask(s, n, m, depth + 1)}) {sign} ({mask(s, n, m, depth + 1)})"
+
+
+def normaliser(s: Sketch, n: str, m: str, score: str) -> str:
+    """Lines that make `p` from the scores in a variable; its name."""
+    kind = s.choose(
+        ("softmax", "softmax", "softmax", "sink", "learned sink", "eps", "standard", "squared", "difference", "linear",
+         "written", "relu", "plain", "halves", "temperature", "double")
+    )  # fmt: skip
+    match kind:
+        case "softmax":
+            s.line(f"p = softmax({score})")
+        case "temperature":
+            s.line(f"p = softmax({score} / {s.param('tau', (), 'f')})")
+        case "sink":
+            s.line(f"g = maximum(max({score}, axis=-1, keepdims=True), 0)")
+            s.line(f"e = where({score} == -inf, 0, exp({score} - g))")
+            s.line("p = e / (sum(e, axis=-1, keepdims=True) + exp(-g))")
+        case "learned sink":
+            sink = s.param("sink", (n,), "f", "finite")
+            s.line(f"g = maximum(max({score}, axis=-1, keepdims=True), {sink}[:, None])")
+            s.line(f"e = where({score} == -inf, 0, exp({score} - g))")
+            s.line(f"p = e / (sum(e, axis=-1, keepdims=True) + exp({sink}[:, None] - g))")
+        case "eps":
+            s.line(f"g = max({score}, axis=-1, keepdims=True)")
+            s.line(f"e = where({score} == -inf, 0, exp({score} - g))")
+            s.line("p = e / (sum(e, axis=-1, keepdims=True) + 0.001)")
+        case "written":
+            s.line(f"e = exp({score} - max({score}, axis=-1, keepdims=True))")
+            s.line("p = e / sum(e, axis=-1, keepdims=True)")
+        case "standard":
+            s.finite = True  # moving a mean by the binomial theorem multiplies infinities by 0
+            s.line(f"z = where({score} == -inf, 0, {score})")
+            s.line("y = z - mean(z, axis=-1, keepdims=True)")
+            s.line("p = y / sqrt(mean(y * y, axis=-1, keepdims=True) + 0.01)")
+        case "squared":
+            s.line(f"e = where({score} == -inf, 0, {score})")
+            s.line("p = e * e / (sum(e * e, axis=-1, keepdims=True) + 0.01)")
+        case "relu":
+            s.line(f"p = maximum({score}, 0)")
+            s.line("p = p / (sum(p, axis=-1, keepdims=True) + 0.01)")
+        case "linear":
+            s.line(f"p = where({score} == -inf, 0, {score})")
+        case "plain":
+            s.line(f"p = where({score} == -inf, 0, 1 / (1 + exp(-{score})))")
+        case "halves":
+            s.line(f"p = softmax({score}) * 0.5 + where({score} > 0, 0.5, 0.25)")
+        case "double":
+            s.line(f"p = softmax(softmax({score}))")
+        case _:
+            other = scores(s, n, m, "Q2", "K2")
+            s.line(f"p = softmax({score}) - {s.param('tau', (), 'f')} * softmax({other})")
+    return "p"
+
+
+def outputs(s: Sketch, n: str, m: str, score: str, p: str) -> str:
+    """The expression that is returned."""
+    kind = s.choose(
+        ("product", "product", "product", "two", "column", "moment", "weights", "largest", "reversed", "joined",
+         "entropy", "sums", "columns", "both", "gathered", "shifted", "scaled", "residual")
+    )  # fmt: skip
+    if kind == "joined" and s.lead:
+        kind = "product"
+    v = s.array("V", m, "c") if kind not in ("column", "weights", "largest", "entropy", "sums", "columns") else ""
+    match kind:
+        case "product":
+            return f"{p} @ {v}"
+        case "two":
+            return f"{p} @ {v}, {s.choose((f'logsumexp({score})', f'max({score})', f'sum({p})'))}"
+        case "column":
+            return f"{p}.T @ {s.array('W', n, 'c')}"
+        case "columns":
+            return f"sum({p}, axis=-2)"
+        case "both":
+            return f"{p} @ {v}, {p}.T @ {s.array('W', n, 'c')}"
+        case "moment":
+            s.line(f"o = {p} @ {v}")
+            return f"o, {p} @ ({v} * {v}) - o * o"
+        case "weights":
+            return p
+        case "largest":
+            return s.choose((f"max({p})", f"min({p})", f"max({p}, axis=-2)"))
+        case "reversed":
+            return f"{p} @ reverse({v}, axis=-2)"
+        case "joined":
+            extra = s.param("V0", (m, "c"))
+            return f"{p} @ concat({v}[:1], {extra}[1:], axis=0)"
+        case "entropy":
+            return f"sum({p} * {p})"
+        case "sums":
+            return f"sum({p} * where({score} == -inf, 0, {score}))"
+        case "gathered":
+            return f"{p} @ {v}[..., {s.choose(('::-1', ':1', ':'))}]"
+        case "shifted":
+            return f"{p} @ rotate({v}, 1, axis=-2)"
+        case "scaled":
+            return f"{p} @ ({v} * {s.param('kv', (m,))}[:, None])"
+        case _:
+            return f"{p} @ {v} + {s.array('W', n, 'c')}"
+
+
+def attention(choose: Choose) -> Case:
+    """A program of scores, mask, normaliser and outputs."""
+    s = Sketch(choose, lead=choose((False, False, False, False, True)))
+    n, m = ("n", choose(("m", "n", "m")))
+    s.line(f"i, j = iota({n})[:, None], iota({m})")
+    s.line(f"s = {scores(s, n, m)}")
+    masked = s.chance(2)
+    if masked:
+        s.line(f"s = where({mask(s, n, m)}, s, -inf)")
+    p = normaliser(s, n, m, "s")
+    result = outputs(s, n, m, "s", p)
+    s.line(f"return {result}")
+    s.finite |= masked
+    return finish(s, "f")
+
+
+def finish(s: Sketch, name: str) -> Case:
+    """The case with sizes and data drawn. Where a mask leaves some keys to some rows only, values stay finite.
+
+    (A value that is not finite at a position masked for some rows may or may not reach rows that share its tile.)
+    """
+    choose = s.choose
+    sizes = {"n": choose(ROWS), "m": choose(KEYS), "d": choose(WIDTHS), "c": choose(WIDTHS)}
+    kinds = ["plain", "plain", "plain", "huge", "equal", "tiny"]
+    if not s.finite:
+        kinds += ["-inf rows", "-inf prefix", "-inf", "+inf", "nan"]
+    if s.chance(25):
+        sizes[choose(("n", "m", "d", "c"))] = 0
+    data = choose(kinds)
+    params = ordered(s.params)
+    used = {a for p in params for a in p.axes}
+    lead = choose(((), (2,), (1,), (2, 3), (0,))) if s.lead else ()
+    text = f"def {name}({', '.join(p.text() for p in params)}):\n" + "\n".join(s.lines)
+    return Case(text, params, {k: v for k, v in sizes.items() if k in used or True}, data, choose(range(1000)), lead)
+
+
+def ordered(params: list[Param]) -> tuple[Param, ...]:
+    return tuple(sorted(params, key=lambda p: not p.axes))
+
+
+# everything else ---------------------------------------------------------------------------------------------------------
+
+
+def other(choose: Choose) -> Case:
+    """A program that is not attention: pooling, layer norm, reductions, gathers, structural operators, plain maps."""
+    s = Sketch(choose, lead=choose((False, False, True)))
+    x = s.array("X", "n", "d")
+    kind = choose(
+        ("mean", "norm", "rms", "extreme", "prod", "gather", "structure", "map", "pool", "scan of nothing", "distance",
+         "select", "matrix", "variance", "batch", "lookup", "argmax", "reshape")
+    )  # fmt: skip
+    axis = choose(("-1", "-2"))
+    match kind:
+        case "mean":
+            s.line(f"return {choose(('mean', 'sum'))}({x}, axis={axis})")
+        case "norm":
+            s.line(f"y = {x} - mean({x}, axis={axis}, keepdims=True)")
+            s.line(f"z = y / sqrt(mean(y * y, axis={axis}, keepdims=True) + 0.01)")
+            s.line(choose(("return z", f"return z * {s.param('gain', ('d',))} + 1", "return z, y")))
+        case "rms":
+            s.line(f"return {x} / sqrt(mean({x} * {x}, axis=-1, keepdims=True) + 0.01) * {s.param('gain', ('d',))}")
+        case "extreme":
+            f = choose(("max", "min"))
+            s.line(f"return {choose((f'{f}({x}, axis={axis})', f'{x} - {f}({x}, axis={axis}, keepdims=True)'))}")
+        case "prod":
+            s.line(f"return prod(1 + 0.1 * {x}, axis={axis})")
+        case "gather":
+            index = s.param("idx", ("r",), "i", "index:n")
+            y = s.param("Y", ("n", "d"))
+            s.line(choose((f"return {y}[{index}]", f"return sum({y}[{index}], axis=0)", f"return {y}[{index}] @ {y}.T")))
+            s.params = [p for p in s.params if p.name != "X"]
+            s.lead = False
+        case "lookup":
+            index = s.param("table", ("n", "2"), "i", "index:m")
+            q, k, v = s.param("Q", ("n", "d")), s.param("K", ("m", "d")), s.param("V", ("m", "c"))
+            s.line(f"s = sum({q}[:, None] * {k}[{index}], axis=-1)")
+            s.line(f"return sum(softmax(s)[..., None] * {v}[{index}], axis=1)")
+            s.params = [p for p in s.params if p.name != "X"]
+            s.lead = False
+        case "structure":
+            y = choose((f"reverse({x}, axis={axis})", f"rotate({x}, 1, axis={axis})", f"concat({x}, 2 * {x}, axis={axis})",
+                        f"{x}[..., 1:]", f"{x}.T", f"{x}[..., ::-1]", f"concat({x}, {x}[..., :1], axis=-1)"))  # fmt: skip
+            s.line(choose((f"return {y}", f"return sum({y}, axis=-1)", f"return max({y}, axis=-2)", f"return ({y}) * 2 + 1")))
+        case "map":
+            s.line(
+                "return "
+                + choose((f"exp({x})", f"tanh({x})", f"log(abs({x}) + 1)", f"sqrt(abs({x}))", f"where({x} > 0, {x}, -{x} / 2)",
+                          f"elu({x})", f"silu({x})", f"{x} * {x} - {x} ** 3", f"maximum({x}, 0)", f"softplus({x})",
+                          f"minimum({x}, {x} * {x})", f"abs({x})", f"sigmoid({x})"))  # fmt: skip
+            )
+        case "pool":
+            w = s.param("W", ("d",))
+            s.line(f"p = softmax({x} @ {w})")
+            s.line(choose((f"return sum(p[..., None] * {x}, axis=-2)", "return p", f"return p, max({x} @ {w})")))
+        case "scan of nothing":
+            s.line(f"return sum(max({x}, axis=-1)), min(max({x}, axis=-1))")
+        case "distance":
+            y = s.param("Y", ("m", "d"))
+            s.params = [Param("X", ("n", "d")) if p.name == "X" else p for p in s.params]
+            s.lead = False
+            s.line(f"q = sum((X[:, None] - {y}) * (X[:, None] - {y}), axis=-1)")
+            s.line(choose(("return min(q)", "return softmax(-q)", f"return softmax(-q) @ {y}", "return q")))
+        case "select":
+            keep = s.param("keep", ("n",), "b")
+            s.line(f"y = where({keep}[:, None], {x}, 0)")
+            s.line(choose(("return y", "return sum(y, axis=-2)", "return max(y, axis=-2)", "return y @ y.T")))
+        case "matrix":
+            w = s.param("W", ("d", "c"))
+            s.line(choose((f"return {x} @ {w}", f"return tanh({x} @ {w}) @ {w}.T", f"return maximum({x} @ {w}, 0)",
+                           f"return {x}.T @ {x}", f"return max({x} @ {w}, axis=-2)", f"return ({x} @ {w}).T")))  # fmt: skip
+        case "variance":
+            s.line(f"y = mean({x}, axis={axis}, keepdims=True)")
+            s.line(f"return mean(({x} - y) * ({x} - y), axis={axis}), mean(({x} - y) ** 3, axis={axis})")
+        case "batch":
+            y = s.array("Y", "d", "c")
+            s.line(choose((f"return {x} @ {y}", f"return softmax({x} @ {y})", f"return ({x} @ {y}).T")))
+        case "argmax":
+            s.line(f"return sum(where({x} == max({x}, axis=-1, keepdims=True), {x}, 0))")
+        case _:
+            y = s.param("Y", ("n", "4"))
+            s.params = [p for p in s.params if p.name != "X"]
+            s.lead = False
+            s.line(choose((f"return reshape({y}, [n, 2, 2])", f"return sum(reshape({y}, [n, 2, 2]), axis=1)",
+                           f"return reshape({y}, [2 * n, 2])", f"return transpose(reshape({y}, [n, 2, 2]), [1, 0, 2])",
+                           f"return softmax(reshape({y}, [n * 4]))")))  # fmt: skip
+    case = finish(s, "g")
+    return Case(case.text, case.params, {**case.sizes, "r": choose((2, 1, 5, 0))}, case.data, case.seed, case.lead)
+
+
+def anything(choose: Choose) -> Case:
+    return attention(choose) if choose((True, True, True, False)) else other(choose)
+
+
+@st.composite
+def programs(draw: st.DrawFn, build: Callable[[Choose], Case] = anything) -> Case:
+    """A random program with its data."""
+    return build(lambda options: draw(st.sampled_from(options)))
+
+
+def numbered(seed: int, build: Callable[[Choose], Case] = anything) -> Case:
+    """Random program number `seed`."""
+    return build(random.Random(seed).choice)
