@@ -15,9 +15,10 @@ from moa import ir
 from moa.loops import Element
 from moa.oracle import bind, evaluate
 from moa.parse import parse, parse_expression
-from moa.pipeline import LARGEST_SPECIALISED, Derivation, Placed, derive, place, specialised_sizes
+from moa.pipeline import LARGEST_SPECIALISED, Derivation, Placed, derive, place, row_extents, specialised_sizes
+from moa.poly import Poly
 from moa.text import MoaError, printable
-from moa.tile import Strategy
+from moa.tile import Strategy, tile
 
 Array = NDArray[Any]
 DTYPES: dict[str, Element] = {"float64": "f64", "float32": "f32"}
@@ -106,6 +107,7 @@ class Kernel:
         self._fixed = sizes
         self._derivations: dict[int, Derivation] = {}
         self._variants: dict[tuple[Any, ...], Variant] = {}
+        self._row_extents: dict[Any, tuple[Poly, ...]] = {}
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._lead = _leading(source)
         self.derivation = self._derive(0)
@@ -294,15 +296,11 @@ class Kernel:
 
     def _rows(self, derivation: Derivation, sizes: Mapping[str, int], width: int) -> int:
         """The extent of the axis that work items tile."""
-        key = (derivation.program.inputs, "rows")
-        if key not in self._variants:
-            probe = place(
-                derivation, Strategy(width, VECTORS * width, KEYS[self._element]), self._element, {}, frozenset()
-            )
-            self._variants[key] = Variant(probe, None)
-        tiles = self._variants[key].placed.tiles
-        extents = [evaluate(a.extent, sizes) for p in tiles.phases for a in p.axes if a.role == "item" and a.step > 1]
-        return max(extents, default=1)
+        key = derivation.program.inputs
+        if key not in self._row_extents:
+            tiles = tile(derivation.streamed, Strategy(width, VECTORS * width, KEYS[self._element]))
+            self._row_extents[key] = row_extents(tiles)
+        return max((evaluate(e, sizes) for e in self._row_extents[key]), default=1)
 
     def _run(self, call: Call, given: dict[str, Any]) -> Any:
         import ctypes
@@ -361,7 +359,8 @@ def _intermediates(derivation: Derivation) -> frozenset[str]:
     out: set[str] = set()
     for e in derivation.streamed.equations:
         out |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
-    return frozenset(out | {c.name for r in derivation.streamed.recurrences for c in r.components})
+    made = {x.name for r in derivation.streamed.recurrences for x in (*r.components, *r.readers)}
+    return frozenset(out | made)
 
 
 def default_threads() -> int:

@@ -197,12 +197,12 @@ def rebuild(s: Scalar, done: dict[Scalar, Scalar]) -> Scalar:
 def with_references(fold: Fold, member: Member) -> tuple[tuple[Cond, tuple[Scalar, ...]], ...]:
     """The pieces of a member with each new reference as a load of its name (see `Fold.references`)."""
     names = fold.references()
-    index = tuple(var(v) for v, _ in fold.shared)
 
     def node(x: Scalar) -> Scalar | None:
         if x.op == "ref":
             assert x.args[1] == "new", "a piece uses new references only"
-            return load(names[member.refs[x.args[0]]], index)
+            r = member.refs[x.args[0]]
+            return load(names[r], (var(v) for v, _ in fold.reference_axes(r)))
         return None
 
     return tuple((c, tuple(map_scalar(b, node) for b in basis)) for c, basis in member.pieces)
@@ -335,7 +335,7 @@ def inline(normal: Normal) -> Normal:
             continue
         for x in e.maps:
             bodies[x.name] = replace(x, pieces=((TRUE, put(x.body)),))
-        back = {load(n, (var(v) for v, _ in e.shared)): r for r, n in e.references().items()}
+        back = {load(n, (var(v) for v, _ in e.reference_axes(r))): r for r, n in e.references().items()}
         members = []
         for m in e.members:
             mine = {x: Scalar("ref", (m.refs.index(r), "new")) for x, r in back.items() if r in m.refs}

@@ -525,6 +525,12 @@ class Fold:
         found = dict.fromkeys(r for m in self.members for r in m.refs)
         return {r: f"{self.name}.ref{k}" for k, r in enumerate(found)}
 
+    def reference_axes(self, r: Scalar) -> tuple[Axis, ...]:
+        """The axes of a reference: the shared ones, and those of its own (a mean for each column)."""
+        used = r.vars()
+        extra = dict.fromkeys(a for m in self.members for a in m.outer if a not in self.shared and a[0] in used)
+        return (*self.shared, *extra)
+
     def __str__(self) -> str:
         return fold_text(self)
 
@@ -551,6 +557,7 @@ class Recurrence:
     exclusive   what is kept at t is the state before t
     reverse     t runs from the end; what is kept stays at its place
     maps        equations that read a state: they belong to one step
+    readers     arrays with the axis among theirs, made at each step from the state after it
     """
 
     name: str
@@ -561,6 +568,7 @@ class Recurrence:
     exclusive: bool
     reverse: bool
     keep: bool
+    readers: tuple[Eq, ...] = ()
 
     def kept(self, c: Component) -> tuple[Axis, ...]:
         """The axes of the array that is kept of a component."""
@@ -721,4 +729,5 @@ def recurrence_text(r: Recurrence) -> str:
     lines = [f"scan {order}{r.axis[0]} < {r.axis[1]}, keeping {what}:", *(f"  {e}" for e in r.maps)]
     for c in r.components:
         lines.append(f"  {head_text(c.name, c.outer)}: from {c.start} by {c.body}")
+    lines += [f"  then {e}" for e in r.readers]
     return "\n".join(lines)

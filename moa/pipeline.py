@@ -73,6 +73,11 @@ def place(
     return Placed(strategy, tiles, lower(tiles, dtype, strategy.width, rows, unit))
 
 
+def row_extents(tiles: Tiles) -> tuple[Poly, ...]:
+    """The extents of the axes that work items tile."""
+    return tuple(a.extent for p in tiles.phases for a in p.axes if a.role == "item" and a.step > 1)
+
+
 def specialised(normal: Normal, fixed: Mapping[str, int]) -> Normal:
     """The system with the values of some sizes and integer parameters in place of their names."""
     if not fixed:
@@ -131,6 +136,7 @@ def specialised(normal: Normal, fixed: Mapping[str, int]) -> Normal:
                 for c in r.components
             ),
             maps=tuple(equation(x) for x in r.maps),
+            readers=tuple(equation(x) for x in r.readers),
         )
         for r in normal.recurrences
     )

@@ -8,9 +8,9 @@ others (a floor division, a minimum, a value loaded from an integer array, a sel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from moa.normal import Cond
@@ -19,9 +19,8 @@ AtomKind = Literal["var", "size", "int", "div", "min", "max", "abs", "load", "se
 PolyLike = "Poly | int"
 
 
-@dataclass(frozen=True, slots=True)
 class Atom:
-    """One indivisible integer.
+    """One indivisible integer. Interned: equal atoms are the same object.
 
     kind    name            args
     var     its name        ()                  an index variable
@@ -34,11 +33,32 @@ class Atom:
     select  ""              (condition, a, b)   condition is a `moa.normal.Cond`
     """
 
+    __slots__ = ("_text", "args", "kind", "name")
+    _interned: ClassVar[dict[tuple[str, str, tuple[Any, ...]], Atom]] = {}
+
     kind: AtomKind
-    name: str = ""
-    args: tuple[Any, ...] = ()
+    name: str
+    args: tuple[Any, ...]
+    _text: str
+
+    def __new__(cls, kind: AtomKind, name: str = "", args: tuple[Any, ...] = ()) -> Atom:
+        key = (kind, name, args)
+        found = cls._interned.get(key)
+        if found is None:
+            found = super().__new__(cls)
+            found.kind, found.name, found.args, found._text = kind, name, args, ""
+            cls._interned[key] = found
+        return found
+
+    def __repr__(self) -> str:
+        return f"Atom({self})"
 
     def __str__(self) -> str:
+        if not self._text:
+            self._text = self._print()
+        return self._text
+
+    def _print(self) -> str:
         match self.kind:
             case "var" | "size" | "int":
                 return self.name
@@ -56,8 +76,15 @@ class Atom:
 Monomial = tuple[Atom, ...]
 
 
+Number = int | Fraction  # a coefficient: a Fraction only where it is not an integer
+
+
 def monomial_text(m: Monomial) -> str:
     return "*".join(map(str, m))
+
+
+def reduced(c: Number) -> Number:
+    return c if isinstance(c, int) else (c.numerator if c.denominator == 1 else c)
 
 
 class Poly:
@@ -65,11 +92,12 @@ class Poly:
 
     __slots__ = ("_hash", "_text", "terms")
 
-    terms: tuple[tuple[Monomial, Fraction], ...]
+    terms: tuple[tuple[Monomial, Number], ...]
 
-    def __init__(self, terms: Mapping[Monomial, Fraction]) -> None:
-        kept = [(m, c) for m, c in terms.items() if c]
-        kept.sort(key=lambda t: (-len(t[0]), monomial_text(t[0])))
+    def __init__(self, terms: Mapping[Monomial, Number]) -> None:
+        kept = [(m, reduced(c)) for m, c in terms.items() if c]
+        if len(kept) > 1:
+            kept.sort(key=lambda t: (-len(t[0]), monomial_text(t[0])))
         self.terms = tuple(kept)
         self._hash = hash(self.terms)
         self._text = ""
@@ -95,12 +123,12 @@ class Poly:
             return "0"
         out = ""
         for m, c in self.terms:
-            size = abs(c)
+            size: Number = c if c > 0 else -c
             body = monomial_text(m)
             if not body:
                 body = str(size)
             elif size != 1:
-                body = f"{size}*{body}" if size.denominator == 1 else f"({size})*{body}"
+                body = f"{size}*{body}" if isinstance(size, int) else f"({size})*{body}"
             sign = "-" if c < 0 else "+"
             out = (f"-{body}" if c < 0 else body) if not out else f"{out} {sign} {body}"
         return out
@@ -108,9 +136,14 @@ class Poly:
     # arithmetic -------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Poly | int) -> Poly:
+        other = as_poly(other)
+        if not other.terms:
+            return self
+        if not self.terms:
+            return other
         terms = dict(self.terms)
-        for m, c in as_poly(other).terms:
-            terms[m] = terms.get(m, Fraction(0)) + c
+        for m, c in other.terms:
+            terms[m] = terms.get(m, 0) + c
         return Poly(terms)
 
     __radd__ = __add__
@@ -125,11 +158,11 @@ class Poly:
         return as_poly(other) - self
 
     def __mul__(self, other: Poly | int) -> Poly:
-        terms: dict[Monomial, Fraction] = {}
+        terms: dict[Monomial, Number] = {}
         for m, c in self.terms:
             for k, d in as_poly(other).terms:
-                product = tuple(sorted(m + k, key=str))
-                terms[product] = terms.get(product, Fraction(0)) + c * d
+                product = tuple(sorted(m + k, key=str)) if m and k else m + k
+                terms[product] = terms.get(product, 0) + c * d
         return Poly(terms)
 
     __rmul__ = __mul__
@@ -138,8 +171,8 @@ class Poly:
         d = as_poly(other)
         n = d.as_int()
         if n is not None and n != 0:
-            whole = {m: c / n for m, c in self.terms if (c / n).denominator == 1}
-            rest = Poly({m: c for m, c in self.terms if (c / n).denominator != 1})
+            whole = {m: Fraction(c, n) for m, c in self.terms if Fraction(c, n).denominator == 1}
+            rest = Poly({m: c for m, c in self.terms if Fraction(c, n).denominator != 1})
             k = rest.as_int()
             tail = const(k // n) if k is not None else atom("div", args=(rest, d))
             return Poly(whole) + tail
@@ -154,14 +187,14 @@ class Poly:
         if len(d.terms) != 1:
             return const(1) if d == self else None
         (divisor, coefficient) = d.terms[0]
-        out: dict[Monomial, Fraction] = {}
+        out: dict[Monomial, Number] = {}
         for m, c in self.terms:
             left = list(m)
             for a in divisor:
                 if a not in left:
                     return None
                 left.remove(a)
-            out[tuple(left)] = c / coefficient
+            out[tuple(left)] = Fraction(c, coefficient)
         return Poly(out)
 
     # questions --------------------------------------------------------------------------------------------------
@@ -205,14 +238,14 @@ class Poly:
     def coefficient(self, name: str) -> Poly | None:
         """c where self = c * name + rest and rest is free of the variable; None if it is not so."""
         v = Atom("var", name)
-        linear: dict[Monomial, Fraction] = {}
+        linear: dict[Monomial, Number] = {}
         for m, c in self.terms:
             if v in m:
                 left = list(m)
                 left.remove(v)
                 linear[tuple(left)] = c
         c_poly = Poly(linear)
-        if name in c_poly.vars() or name in (self - c_poly * Poly({(v,): Fraction(1)})).vars():
+        if name in c_poly.vars() or name in (self - c_poly * Poly({(v,): 1})).vars():
             return None
         return c_poly
 
@@ -222,9 +255,11 @@ class Poly:
 
     def replace(self, f: Callable[[Atom], Poly | None]) -> Poly:
         """The same polynomial with f(atom) for each atom where f gives something; arguments of atoms are visited."""
+        if not any(m for m, _ in self.terms):
+            return self
         out = const(0)
         for m, c in self.terms:
-            product = Poly({(): c})
+            product = const(c)
             for a in m:
                 product = product * _replace_atom(a, f)
             out = out + product
@@ -246,10 +281,10 @@ def _replace_atom(a: Atom, f: Callable[[Atom], Poly | None]) -> Poly:
     if new is not None:
         return new
     if not a.args:
-        return Poly({(a,): Fraction(1)})
+        return Poly({(a,): 1})
     args = tuple(x.replace(f) for x in a.args)
     if args == a.args:
-        return Poly({(a,): Fraction(1)})
+        return Poly({(a,): 1})
     match a.kind:
         case "div":
             return args[0] // args[1]  # type: ignore[no-any-return]
@@ -265,8 +300,9 @@ def _replace_atom(a: Atom, f: Callable[[Atom], Poly | None]) -> Poly:
             return atom(a.kind, a.name, args)
 
 
-def const(value: int | Fraction) -> Poly:
-    return Poly({(): Fraction(value)})
+@lru_cache(maxsize=4096)
+def const(value: Number) -> Poly:
+    return Poly({(): value})
 
 
 def as_poly(value: Poly | int) -> Poly:
@@ -274,9 +310,10 @@ def as_poly(value: Poly | int) -> Poly:
 
 
 def atom(kind: AtomKind, name: str = "", args: Iterable[Any] = ()) -> Poly:
-    return Poly({(Atom(kind, name, tuple(args)),): Fraction(1)})
+    return Poly({(Atom(kind, name, tuple(args)),): 1})
 
 
+@lru_cache(maxsize=4096)
 def var(name: str) -> Poly:
     return atom("var", name)
 

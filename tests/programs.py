@@ -10,12 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-T = TypeVar("T")
+INFINITE = ("-inf rows", "-inf prefix", "-inf", "+inf", "nan")
 Choose = Callable[[Sequence[Any]], Any]
 Array = np.ndarray[Any, Any]
 
@@ -28,7 +28,7 @@ WIDTHS = (2, 1, 3, 4, 5, 8, 9)
 class Param:
     """A parameter: kind f, i, b; its axes by name of size (an int is literal); what its values are.
 
-    values   "data": as the case says; "finite": normal; "positive"; "sign"; "index:<size>": in range of an axis;
+    values   "data": as the case says; "value": likewise, but finite where scores are not; "finite": normal; "positive"; "sign"; "index:<size>": in range of an axis;
              "document": sorted small integers; "small": one integer from 1 to 5; "unit": one float near 0.5
     """
 
@@ -83,7 +83,12 @@ class Case:
         x = rng.standard_normal(shape)
         if kind == "positive":
             return np.abs(x) + 0.1
-        return hostile(x, data, rng) if kind == "data" else x
+        of_value, _, _ = data.partition(" value")
+        if of_value != data:
+            data = of_value if kind == "value" else "plain"
+        elif kind == "value" and data in INFINITE:
+            data = "plain"
+        return hostile(x, data, rng) if kind in ("data", "value") else x
 
     def extent(self, axis: str) -> int:
         a, _, b = axis.partition(" + ")
@@ -298,18 +303,18 @@ def outputs(s: Sketch, n: str, m: str, score: str, p: str) -> str:
     )  # fmt: skip
     if kind == "joined" and s.lead:
         kind = "product"
-    v = s.array("V", m, "c") if kind not in ("column", "weights", "largest", "entropy", "sums", "columns") else ""
+    v = s.array("V", m, "c", values="value") if kind not in ("column", "weights", "largest", "entropy", "sums", "columns") else ""
     match kind:
         case "product":
             return f"{p} @ {v}"
         case "two":
             return f"{p} @ {v}, {s.choose((f'logsumexp({score})', f'max({score})', f'sum({p})'))}"
         case "column":
-            return f"{p}.T @ {s.array('W', n, 'c')}"
+            return f"{p}.T @ {s.array('W', n, 'c', values='value')}"
         case "columns":
             return f"sum({p}, axis=-2)"
         case "both":
-            return f"{p} @ {v}, {p}.T @ {s.array('W', n, 'c')}"
+            return f"{p} @ {v}, {p}.T @ {s.array('W', n, 'c', values='value')}"
         case "moment":
             s.line(f"o = {p} @ {v}")
             return f"o, {p} @ ({v} * {v}) - o * o"
@@ -320,8 +325,8 @@ def outputs(s: Sketch, n: str, m: str, score: str, p: str) -> str:
         case "reversed":
             return f"{p} @ reverse({v}, axis=-2)"
         case "joined":
-            extra = s.param("V0", (m, "c"))
-            return f"{p} @ concat({v}[:1], {extra}[1:], axis=0)"
+            extra = s.param("V0", (m, "c"), values="value")
+            return f"{p} @ concat({v}, {extra}, axis=0)[:{m}]"
         case "entropy":
             return f"sum({p} * {p})"
         case "sums":
@@ -331,9 +336,9 @@ def outputs(s: Sketch, n: str, m: str, score: str, p: str) -> str:
         case "shifted":
             return f"{p} @ rotate({v}, 1, axis=-2)"
         case "scaled":
-            return f"{p} @ ({v} * {s.param('kv', (m,))}[:, None])"
+            return f"{p} @ ({v} * {s.param('kv', (m,), values='value')}[:, None])"
         case _:
-            return f"{p} @ {v} + {s.array('W', n, 'c')}"
+            return f"{p} @ {v} + {s.array('W', n, 'c', values='value')}"
 
 
 def attention(choose: Choose) -> Case:
@@ -361,7 +366,7 @@ def finish(s: Sketch, name: str) -> Case:
     sizes = {"n": choose(ROWS), "m": choose(KEYS), "d": choose(WIDTHS), "c": choose(WIDTHS)}
     kinds = ["plain", "plain", "plain", "huge", "equal", "tiny"]
     if not s.finite:
-        kinds += ["-inf rows", "-inf prefix", "-inf", "+inf", "nan"]
+        kinds += [*INFINITE, "nan value", "-inf value"]
     if s.chance(25):
         sizes[choose(("n", "m", "d", "c"))] = 0
     data = choose(kinds)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib import resources
 
 from moa import ir, poly
-from moa.check.build import Builder, Term, fail
+from moa.check.build import Builder, FunctionTerm, Term, fail
 from moa.check.functions import one_value
 from moa.check.walk import Checker, Scope
 from moa.parse import parse
@@ -24,7 +24,7 @@ def check(source: ir.Source, ranks: int = 0) -> ir.Program:
     """
     kernel = source.functions[-1]
     functions = {f.name.name: f for f in source.functions}
-    checker = Checker(Builder(), functions, prelude(), {})
+    checker = Checker(Builder(), functions, prelude(), {}, [FunctionTerm(kernel.name.name, kernel, False)])
     try:
         scope = _parameters(checker, kernel, ranks)
         outputs = _flat(checker.run(kernel, scope), kernel)

@@ -57,7 +57,7 @@ def _below(p: Poly) -> list[Poly]:
             if c < 0 and a.kind == "div":
                 d = a.args[1].as_int()
                 if d is not None and d > 0 and all(_not_negative(x) for x in others):
-                    out.append(p + rest + a.args[0] * Poly({others: c / d}))
+                    out.append(p + rest + a.args[0] * Poly({others: Fraction(c) / d}))
                 elif a.args[1] == Poly({others: Fraction(1)}):
                     out.append(p + rest + a.args[0] * poly.const(c))
             elif c < 0 and a.kind == "min" and all(_not_negative(x) for x in others):
@@ -79,7 +79,7 @@ def without_floors(p: Poly) -> tuple[Poly, list[tuple[Poly, Poly]]]:
                 for x in d:
                     left.remove(x)
                 used[a.args[1], a.args[0]] = None
-                term = a.args[0] * Poly({tuple(left): c / e})
+                term = a.args[0] * Poly({tuple(left): Fraction(c) / e})
                 break
         out = out + term
     return out, list(used)

@@ -67,7 +67,7 @@ def _in_memory(plan: Plan) -> list[Eq | Fold | Recurrence]:
         for n in (m.name for m in e.members) if isinstance(e, Fold) else (e.name,):
             makers[n] = e
     for r in normal.recurrences:
-        for n in (r.name, *(c.name for c in r.components)):
+        for n in (r.name, *(c.name for c in r.components), *(e.name for e in r.readers)):
             makers[n] = r
     out: list[Eq | Fold | Recurrence] = []
     seen: set[str] = set()
@@ -90,7 +90,8 @@ def _in_memory(plan: Plan) -> list[Eq | Fold | Recurrence]:
 def _reads(e: Eq | Fold | Recurrence) -> set[str]:
     if not isinstance(e, Recurrence):
         return reads(e)
-    scalars = [s for c in e.components for s in (c.start, c.body)] + [s for x in e.maps for _, s in x.pieces]
+    scalars = [s for c in e.components for s in (c.start, c.body)]
+    scalars += [s for x in (*e.maps, *e.readers) for _, s in x.pieces]
     return {a for s in scalars for a, _ in loads(s)}
 
 
@@ -99,7 +100,7 @@ def parallel(r: Recurrence) -> tuple[Axis, ...]:
     first = r.components[0].outer
     out: list[Axis] = []
     states = {c.state: c for c in r.components}
-    bodies = [c.body for c in r.components] + [s for x in r.maps for _, s in x.pieces]
+    bodies = [c.body for c in r.components] + [s for x in (*r.maps, *r.readers) for _, s in x.pieces]
     for k, axis in enumerate(first):
         if not all(len(c.outer) > k and c.outer[k] == axis for c in r.components) or r.maps:
             break

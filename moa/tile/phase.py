@@ -305,8 +305,18 @@ class PhaseBuilder:
                 self.emit(Map(load(c.name, at), state if r.exclusive else new), body)
         for state, new in zip(states, fresh, strict=True):
             self.emit(Map(state, new), body)
+        for e in r.readers:  # they read the states after the step
+            for v, extent in e.outer:
+                if v not in self.axes:
+                    self.axes[v] = TileAxis(v, "whole", extent)
+            if e.kind == "reduce":
+                value: Scalar = self.instance(e, e.index(), body, TRUE)
+            else:
+                value = self.resolve(e.body, body)
+            at = tuple(extent - 1 - var(t) if r.reverse and v == t else var(v) for v, _ in e.outer)
+            self.emit(Map(load(e.name, at), value), body)
         self.scope.out.append(Loop(t, const(0), extent, tuple(body.out), "full"))
-        if not r.keep:
+        if not r.keep and not r.readers:
             for c, state in zip(r.components, states, strict=True):
                 self.emit(Map(load(c.name, as_index(v for v, _ in c.outer)), state), self.scope)
         return Phase(
@@ -363,8 +373,9 @@ class PhaseBuilder:
                 assert identity is not None
                 self.emit(Map(load(tile, as_index(axes)), lit(float(identity))), self.scope)
         for r, name in fold.references().items():
-            axes = tuple(v for v, _ in fold.shared if self.tiled(v))
-            positions = tuple(k for k, (v, _) in enumerate(fold.shared) if self.tiled(v))
+            outer = [v for v, _ in fold.reference_axes(r)]
+            axes = self.order((v for v in outer if self.tiled(v)), None)
+            positions = tuple(outer.index(v) for v in axes)
             for n in (name, f"{name}.old"):
                 self.tiles[n] = Tile(n, axes)
                 self.states[n] = (n, positions)
@@ -394,12 +405,12 @@ class PhaseBuilder:
     def move(self, fold: Fold, m: Member, scope: Scope) -> None:
         """Emits state <- move . state."""
         names = fold.references()
-        index = as_index(v for v, _ in fold.shared)
 
         def node(x: Scalar) -> Scalar | None:
             if x.op != "ref":
                 return None
-            name = names[m.refs[x.args[0]]]
+            r = m.refs[x.args[0]]
+            name, index = names[r], as_index(v for v, _ in fold.reference_axes(r))
             return load(name if x.args[1] == "new" else f"{name}.old", index)
 
         states = [self.state(m, k) for k in range(m.width)]

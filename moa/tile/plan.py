@@ -54,7 +54,10 @@ class Plan:
                 self.memory[e.name] = Array(e.name, e.dtype, tuple(x for _, x in e.outer), role)  # type: ignore[arg-type]
         self.recurrences = {r.name: r for r in normal.recurrences}
         for r in normal.recurrences:
-            for c in r.components:
+            for e in r.readers:
+                self.memory[e.name] = Array(e.name, "f", tuple(x for _, x in e.outer), "workspace")
+                self.moving.add(e.name)
+            for c in r.components if r.keep or not r.readers else ():
                 self.memory[c.name] = Array(c.name, "f", tuple(x for _, x in r.kept(c)), "workspace")
             for x in r.maps:
                 self.equations[x.name] = x
