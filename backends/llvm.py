@@ -243,6 +243,8 @@ class Printer(Text):
             type_ = f"<{width} x {self.float}>"
             if op in ("add", "mul"):
                 value = self.temp(f"f{op} {type_} {halves[0]}, {halves[1]}")
+            elif op in ("maxn", "minn"):
+                value = self.temp(self.intrinsic(INTRINSICS[f"f{op}"], type_, *halves))
             else:
                 relation = {"max": "ogt", "min": "olt"}[op]
                 test = self.temp(f"fcmp {relation} {type_} {halves[0]}, {halves[1]}")

@@ -7,6 +7,7 @@ others (a floor division, a minimum, a value loaded from an integer array, a sel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from functools import lru_cache
@@ -177,7 +178,10 @@ class Poly:
             tail = const(k // n) if k is not None else atom("div", args=(rest, d))
             return Poly(whole) + tail
         exact = self.exact_quotient(d)
-        return exact if exact is not None else atom("div", args=(self, d))
+        if exact is None:
+            return atom("div", args=(self, d))
+        common = math.lcm(*(c.denominator for _, c in exact.terms))
+        return exact if common == 1 else exact * common // common
 
     def __mod__(self, other: Poly | int) -> Poly:
         return self - as_poly(other) * (self // other)

@@ -119,7 +119,8 @@ TileStmt = Nest | Loop | When
 class Phase:
     """A set of work items that may run in any order; it ends before the next begins.
 
-    items   the axes that number the work items, outermost first: item w is a position in the grid of their tiles
+    items       the axes that number the work items, outermost first: item w is a position in the grid of their tiles
+    descending  the tiled item axis is walked from its end: the longest items come first
     """
 
     name: str
@@ -127,6 +128,7 @@ class Phase:
     axes: tuple[TileAxis, ...]
     tiles: tuple[Tile, ...]
     body: tuple[TileStmt, ...]
+    descending: bool = False
 
     def axis(self, name: str) -> TileAxis:
         return next(a for a in self.axes if a.name == name)
@@ -162,7 +164,7 @@ class Tiles:
         out = [f"{h} = {s}" for h, s in self.hosts]
         for p in self.phases:
             grid = ", ".join(f"{a} by {p.axis(a).step}" if p.axis(a).step > 1 else a for a in p.items)
-            out.append(f"phase {p.name}: items ({grid})")
+            out.append(f"phase {p.name}: items ({grid}){' from the end' if p.descending else ''}")
             tiles = [f"{head_text(t.name, tuple((x, p.axis(x).extent) for x in t.axes))} {t.space}" for t in p.tiles]
             out.append("  tiles " + "; ".join(tiles))
             out += tile_body_text(p.body, 1)

@@ -83,12 +83,12 @@ class Case:
         x = rng.standard_normal(shape)
         if kind == "positive":
             return np.abs(x) + 0.1
-        of_value, _, _ = data.partition(" value")
-        if of_value != data:
-            data = of_value if kind == "value" else "plain"
+        only = next((k for k in ("value", "bias") if data.endswith(f" {k}")), "")
+        if only:
+            data = data.removesuffix(f" {only}") if kind == only else "plain"
         elif kind == "value" and data in INFINITE:
             data = "plain"
-        return hostile(x, data, rng) if kind in ("data", "value") else x
+        return hostile(x, data, rng) if kind in ("data", "value", "bias") else x
 
     def extent(self, axis: str) -> int:
         a, _, b = axis.partition(" + ")
@@ -170,14 +170,14 @@ def scores(s: Sketch, n: str, m: str, q: str = "Q", k: str = "K") -> str:
             case "param":
                 base = f"{s.param('tau', (), 'f')} * ({base})"
             case "bias":
-                base = f"{base} + {s.param('B', (n, m))}"
+                base = f"{base} + {s.param('B', (n, m), values='bias')}"
             case "key":
-                base = f"{base} + {s.param('bk', (m,))}"
+                base = f"{base} + {s.param('bk', (m,), values='bias')}"
             case "row":
                 base = f"{base} - {s.param('br', (n,))}[:, None]"
             case "piece":
                 p = s.choose(("j <= i", "i - j < 3", "(i + j) % 2 == 0", "j < 4", f"{s_keep(s, m)}"))
-                a, b = s.choose((("1", "0"), (s.param("B", (n, m)), "0"), ("0.5 * i", "0.25 * j"), ("2", "-1")))
+                a, b = s.choose((("1", "0"), (s.param("B", (n, m), values="bias"), "0"), ("0.5 * i", "0.25 * j"), ("2", "-1")))
                 base = f"{base} + where({p}, {a}, {b})"
             case "distance":
                 base = f"{base} - {s.choose(('0.1 * abs(i - j)', '0.25 * (i - j)', '0.1 * maximum(i - j, 2)'))}"
@@ -235,7 +235,7 @@ def mask(s: Sketch, n: str, m: str, depth: int = 0) -> str:
         case "document":
             return f"{s.param('doc', (n,), 'i', 'document')}[:, None] == {s.param('dok', (m,), 'i', 'document')}"
         case "data":
-            return f"{s.param('B', (n, m))} > 0"
+            return f"{s.param('B', (n, m), values='bias')} > 0"
         case "not":
             return f"~({mask(s, n, m, depth + 1)})"
         case _:
@@ -353,19 +353,21 @@ def attention(choose: Choose) -> Case:
     p = normaliser(s, n, m, "s")
     result = outputs(s, n, m, "s", p)
     s.line(f"return {result}")
-    s.finite |= masked
-    return finish(s, "f")
+    return finish(s, "f", masked)
 
 
-def finish(s: Sketch, name: str) -> Case:
-    """The case with sizes and data drawn. Where a mask leaves some keys to some rows only, values stay finite.
+def finish(s: Sketch, name: str, masked: bool = False) -> Case:
+    """The case with sizes and data drawn.
 
-    (A value that is not finite at a position masked for some rows may or may not reach rows that share its tile.)
+    A value that is not finite at a position that indices mask for some rows may or may not reach rows that share its
+    tile: beside such a mask only biases are infinite, as masks in data are.
     """
     choose = s.choose
     sizes = {"n": choose(ROWS), "m": choose(KEYS), "d": choose(WIDTHS), "c": choose(WIDTHS)}
     kinds = ["plain", "plain", "plain", "huge", "equal", "tiny"]
-    if not s.finite:
+    if masked:
+        kinds += ["-inf rows bias", "-inf prefix bias", "-inf bias"]
+    elif not s.finite:
         kinds += [*INFINITE, "nan value", "-inf value"]
     if s.chance(25):
         sizes[choose(("n", "m", "d", "c"))] = 0

@@ -42,7 +42,6 @@ def count(p: ir.Program, op: str) -> int:
 
 
 SHAPES = [
-    ("Q @ X", None),
     ("X.T @ X", "d, d"),
     ("X @ X.T", "n, n"),
     ("X[:, 0] @ X", "d"),
@@ -56,7 +55,7 @@ SHAPES = [
     ("X[w:]", "n - w, d"),
     ("X[:w]", "w, d"),
     ("X[-w:]", "w, d"),
-    ("X[n // 2 :]", "n - (n // 2), d"),
+    ("X[n // 2 :]", "-(n // 2) + n, d"),
     ("X[2:0:-1]", "2, d"),
     ("X[..., None]", "n, d, 1"),
     ("X[None, ..., 0]", "1, n"),
@@ -86,11 +85,11 @@ SHAPES = [
     ("zeros(maximum(n, n + 1))", "n + 1"),
     ("zeros(minimum(n, w))", "min(n, w)"),
     ("zeros(abs(w))", "abs(w)"),
-    ("zeros(n % 3)", "n - 3*(n // 3)"),
+    ("zeros(n % 3)", "-3*(n // 3) + n"),
 ]
 
 
-@pytest.mark.parametrize(("text", "expected"), [s for s in SHAPES if s[1] is not None])
+@pytest.mark.parametrize(("text", "expected"), SHAPES)
 def test_shape(text: str, expected: str) -> None:
     assert shape(text) == expected
 
@@ -141,7 +140,7 @@ OBLIGATIONS: list[tuple[str, list[str]]] = [
     ("X[0]", ["n >= 1"]),
     ("X[-2]", ["n >= 2"]),
     ("X[:3]", ["n >= 3"]),
-    ("X[1:-1]", ["n >= 2", "n >= 1"]),
+    ("X[1:-1]", ["n >= 2"]),
     ("X[w]", ["w >= 0", "n - w >= 1"]),
     ("X[-w:]", ["w >= 1", "n - w >= 0"]),
     ("X[::-1]", []),
@@ -155,6 +154,7 @@ OBLIGATIONS: list[tuple[str, list[str]]] = [
     ("reshape(X, [n // 4, 4, d])", ["4 divides n"]),
     ("reshape(X, [n // w, w, d])", ["w >= 1", "(n // w) >= 0", "w divides n"]),
     ("reshape(X, [d, n])", []),
+    ("reshape(Q, [n, r, d])", ["d*r == dk"]),
     ("argmax(X)", ["d >= 1"]),
     ("n % w", ["w >= 1"]),
     ("iota(n) % w", ["w >= 1"]),
@@ -208,7 +208,7 @@ def test_outputs() -> None:
 
 def test_functions_are_inlined() -> None:
     text = (
-        "def scaled(A[a, b], s=2, *)".replace(", *", "") + ":\n    return A * s * b\n"
+        "def scaled(A[a, b], s=2):\n    return A * s * b\n"
         "def twice(g, x):\n    return g(g(x))\n"
         "def softmax(x):\n    return x + 1\n"
         "def f(X[n, d]):\n    return twice(softmax, scaled(X)) + scaled(s=3, A=X.T).T\n"
@@ -249,7 +249,8 @@ def test_sizes_in_shapes() -> None:
 
 def test_scan_bodies() -> None:
     text = (
-        "def join(p, q):\n    (m, a), (k, b) = p, q\n    r = maximum(m, k)\n    return r, a * exp(m - r) + b * exp(k - r)\n"
+        "def join(p, q):\n    (m, a), (k, b) = p, q\n    r = maximum(m, k)\n"
+        "    return r, a * exp(m - r) + b * exp(k - r)\n"
         "def f(s[n], V[n, d]):\n    return scan(join, (s, V), axis=0, identity=(-inf, 0))\n"
     )
     p = check(parse(text, "t"))
@@ -296,11 +297,12 @@ def test_the_same_text_gives_the_same_program() -> None:
 
 # Any text ----------------------------------------------------------------------------------------------------------
 
-TOKENS = (
-    "def f g ( ) [ ] , : = == <= < + - * / // % @ ** & | ~ . .T ... None True inf n d X Y w 1 2 0 -1 0.5 1e-3 return sum "
-    "max softmax where scan fold iota take drop concat reshape int bool float axis keepdims identity init ρ τ ι ψ △ ▽ ⧺ "
-    "θ Φ ⍉ Ω ⟨ ⟩ +/ ⌈/ +•× •× if lambda # '"
-).split() + ["\n", "\n    ", "\t", "\r\n"]
+LISTED = """
+def f g ( ) [ ] , : = == <= < + - * / // % @ ** & | ~ . .T ... None True inf n d X Y w 1 2 0 -1 0.5 1e-3 return sum max
+softmax where scan fold iota take drop concat reshape int bool float axis keepdims identity init if lambda # '
+ρ τ ι ψ △ ▽ ⧺ θ Φ ⍉ Ω ⟨ ⟩ +/ ⌈/ +•× •×
+"""
+TOKENS = [*LISTED.split(), "\n", "\n    ", "\t", "\r\n"]
 
 
 def survives(text: str) -> None:

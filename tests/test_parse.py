@@ -122,7 +122,7 @@ def test_examples(path: Path) -> None:
 
 
 def test_every_example_is_there() -> None:
-    names = "aaren alibi attention causal gqa linear neighbours_min window with_lse".split()
+    names = ["aaren", "alibi", "attention", "causal", "gqa", "linear", "neighbours_min", "window", "with_lse"]
     assert set(names) <= {p.stem for p in EXAMPLES}
 
 
@@ -137,7 +137,8 @@ def test_statements() -> None:
 
 
 def test_parameters() -> None:
-    text = "def f(Q[..., n, 2 * d], idx: int[n], keep: bool[m, 1], w: int, c: float = 1e-6, x=3, flag: bool = True): return c"
+    listed = "Q[..., n, 2 * d], idx: int[n], keep: bool[m, 1], w: int, c: float = 1e-6, x=3, flag: bool = True"
+    text = f"def f({listed}): return c"
     p = parse(text, "t").functions[0].parameters
     assert [(x.name.name, x.kind, None if x.dims is None else [text_of(d) for d in x.dims]) for x in p] == [
         ("Q", "f", ["...", "n", "(2 * d)"]),
@@ -178,7 +179,8 @@ def test_shape_texts() -> None:
 @pytest.mark.parametrize("indent", ["    ", "\t", " "])
 @pytest.mark.parametrize("end", ["", "NEWLINE", "NEWLINE  # end", "NEWLINENEWLINE    NEWLINE"])
 def test_layout_does_not_matter(newline: str, indent: str, end: str) -> None:
-    text = f"# top\n\ndef f(\n  X[n],\n\n    c: float): # head\n\n# left\n{indent}y = X # y\n\n{indent}  # deep\n{indent}return y"
+    head = "# top\n\ndef f(\n  X[n],\n\n    c: float): # head\n\n# left\n"
+    text = f"{head}{indent}y = X # y\n\n{indent}  # deep\n{indent}return y"
     f = parse((text + end.replace("NEWLINE", "\n")).replace("\n", newline), "t").functions[0]
     assert len(f.body) == 2 and len(f.parameters) == 2
 

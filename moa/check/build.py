@@ -346,8 +346,17 @@ class Builder:
                 new[v.number] = len(kept)
                 args = tuple(new[a] for a in v.args)
                 kept.append(replace(v, number=len(kept), args=args, attrs=_renumber(v.attrs, new)))
-        obligations = tuple(self.obligations.values())
-        return ir.Program(name, tuple(self.inputs), tuple(kept), tuple(new[o] for o in outputs), obligations, span)
+        outputs = tuple(new[o] for o in outputs)
+        return ir.Program(name, tuple(self.inputs), tuple(kept), outputs, self._strongest(), span)
+
+    def _strongest(self) -> tuple[ir.Obligation, ...]:
+        """The obligations without those that follow from another one: of p >= 1 and p >= 2 the second."""
+        best: dict[Poly, Fraction] = {}
+        for o in self.obligations.values():
+            if o.relation == ">=":
+                bound = Fraction(o.right.as_int() or 0)
+                best[o.left] = max(bound, best.get(o.left, bound))
+        return tuple(o for o in self.obligations.values() if o.relation != ">=" or o.right == int(best[o.left]))
 
 
 _FOLDS = {"add", "sub", "mul", "neg", "abs", "min", "max", "floordiv", "mod"}

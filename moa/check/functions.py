@@ -281,21 +281,30 @@ def reshape(b: Builder, x: int, shape: Shape, span: Span) -> int:
         elif _never(new, total):
             fail("shape", reason, span, hint)
         else:
-            b.require("==", new, total, span, reason, hint)
+            b.require("==", *_cancelled(new, total), span, reason, hint)
     return b.add("reshape", (x,), (), shape, b.kind(x), span)
 
 
-def _never(a: Poly, b: Poly) -> bool:
-    """Whether two numbers of elements differ by one size against another or none: such an equality is a mistake."""
+def _cancelled(a: Poly, b: Poly) -> tuple[Poly, Poly]:
+    """Two numbers of elements without the sizes that both have as factors."""
     if len(a.terms) != 1 or len(b.terms) != 1:
-        return False
+        return a, b
     (m, c), (k, d) = a.terms[0], b.terms[0]
     left, right = list(m), list(k)
     for x in m:
         if x in right:
             left.remove(x)
             right.remove(x)
-    return len(left) <= 1 and len(right) <= 1 and (c == d or not left or not right)
+    return Poly({tuple(left): c}), Poly({tuple(right): d})
+
+
+def _never(a: Poly, b: Poly) -> bool:
+    """Whether two numbers of elements differ by one size against another or none: such an equality is a mistake."""
+    (p, q) = _cancelled(a, b)
+    if len(p.terms) != 1 or len(q.terms) != 1:
+        return False
+    (m, c), (k, d) = p.terms[0], q.terms[0]
+    return len(m) <= 1 and len(k) <= 1 and (c == d or not m or not k)
 
 
 @builtin("transpose", "x axes?")

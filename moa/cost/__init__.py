@@ -1,27 +1,10 @@
-"""Cost: what a kernel computes and moves, as polynomials in its sizes."""
+"""Cost: what a kernel computes and moves, as formulas in its sizes and as numbers."""
 
 from __future__ import annotations
 
-from moa.naming import flops as scalar_flops
-from moa.normal import Eq, Fold, Normal
-from moa.ops import OPERATORS
-from moa.poly import Poly, const
+from moa.cost.arithmetic import flops
+from moa.cost.model import Cost, Level, cost
+from moa.cost.sums import Count
+from moa.cost.traffic import Words
 
-__all__ = ["flops"]
-
-
-def flops(normal: Normal) -> Poly:
-    """Floating-point operations of a named system over its whole boxes (domains are not subtracted)."""
-    total = const(0)
-    for e in normal.equations:
-        assert not isinstance(e, Fold), "flops are counted on the normal form, before it is streamed"
-        total = total + equation_flops(e)
-    return total
-
-
-def equation_flops(e: Eq) -> Poly:
-    points = const(1)
-    for _, extent in (*e.outer, *((e.red,) if e.red else ())):
-        points = points * extent
-    own = sum(scalar_flops(s) for _, s in e.pieces)
-    return points * (own + (OPERATORS[e.op].flops if e.op else 0))
+__all__ = ["Cost", "Count", "Level", "Words", "cost", "flops"]

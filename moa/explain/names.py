@@ -21,6 +21,7 @@ Scope = tuple[str, str]  # a system of equations and an equation of it
 Node = tuple[str, str, str]  # a variable of a scope, or ("", array, axis number)
 
 REDUCE_WORDS = {"add": "sum", "mul": "prod", "max": "max", "min": "min", "or": "any", "and": "all"}
+REDUCED_AXIS = "reduced"
 ROW, COLUMN = "i", "c"
 LEADING = ("b", "h", "g")
 REDUCED = ("j", "k", "p", "q", "u", "v")
@@ -87,7 +88,7 @@ class Axes:
             for k, v in enumerate(e.outer):
                 self.join((*e.scope, v), self.axis(e.scope[0], e.array, k))
             for v in e.red:
-                self.find((*e.scope, v))
+                self.join((*e.scope, v), self.axis(e.scope[0], e.array, REDUCED_AXIS))
         for e in found:
             for array, index in e.loads:
                 name = array.split("#")[0]
@@ -96,7 +97,7 @@ class Axes:
                     if v is not None and name in own:
                         self.join((*e.scope, v), self.axis(e.scope[0], name, k))
 
-    def axis(self, system: str, array: str, k: int) -> Node:
+    def axis(self, system: str, array: str, k: int | str) -> Node:
         """Reductions and outputs keep their names from system to system, names of Maps are each system's own."""
         return ("", array if array[0] != "t" else f"{system}:{array}", str(k))
 
@@ -154,7 +155,7 @@ class Names:
         words = own or {}
 
         def word(m: re.Match[str]) -> str:
-            w = m.group()
+            w = str(m.group())
             if w in words:
                 return words[w]
             if (scope[0], w.split("#")[0]) in self.arrays:
@@ -165,12 +166,10 @@ class Names:
 
     def free(self, *candidates: str) -> str:
         """The first candidate that is not taken, numbered if all are; it is taken now."""
-        name = next((c for c in candidates if c and c not in self.taken), None)
-        k = 1
-        while name is None:
-            if f"{candidates[0]}{k}" not in self.taken:
-                name = f"{candidates[0]}{k}"
+        k, name = 0, candidates[0]
+        while name in self.taken:
             k += 1
+            name = candidates[k] if k < len(candidates) else f"{candidates[0]}{k - len(candidates) + 1}"
         self.taken.add(name)
         return name
 
@@ -282,9 +281,9 @@ def _made_of(e: Eq, known: Mapping[str, str]) -> tuple[str, ...]:
     """Names from what an equation is made of: AB for a sum of A times B, fA for a function of the elements of A."""
     found = dict.fromkeys(a for _, s in e.pieces for a, _ in loads(s))
     shown = [known.get(a, a) for a in found]
-    if e.kind == "reduce" and e.op == "add" and len(e.pieces) == 1 and e.body.op == "mul" and len(shown) == 2:
-        if all(x.op == "load" for x in e.body.args) and all(len(a) <= 2 for a in shown):
-            return ("".join(shown),)
+    product = e.kind == "reduce" and e.op == "add" and len(e.pieces) == 1 and e.body.op == "mul" and len(shown) == 2
+    if product and all(x.op == "load" for x in e.body.args) and all(len(a) <= 2 for a in shown):
+        return ("".join(shown),)
     if e.kind == "reduce" and len(e.pieces) == 1 and e.body.op == "load" and len(shown) == 1:
         return (f"{REDUCE_WORDS[e.op]}{shown[0]}",)
     if e.kind == "map" and len(shown) == 1 and len(shown[0]) == 1 and all(i == e.index() for _, i in loads(e.body)):
@@ -293,14 +292,15 @@ def _made_of(e: Eq, known: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _made_by_laws(names: Names, known: Mapping[str, str]) -> None:
-    """Names in the streamed system: parts of a reduction are numbered, Maps are those of before where they are equal."""
+    """Names in the streamed system: parts of a reduction are numbered, Maps are those of before where equal."""
     equal = {
         str(names.scalar(("equations", e.name), e.body)): known[e.name]
         for e in names.derivation.equations.equations
         if isinstance(e, Eq) and e.kind == "map" and e.name[0] == "t"
     }
     for e in names.derivation.streamed.equations:
-        for x in (*e.maps, *e.members) if isinstance(e, Fold) else (e,):
+        found: tuple[Eq | Member, ...] = (*e.maps, *e.members) if isinstance(e, Fold) else (e,)
+        for x in found:
             names.arrays[("streamed", x.name)] = _streamed_name(names, x, isinstance(e, Fold), known, equal)
         if isinstance(e, Fold):
             for k, name in enumerate(e.references().values()):

@@ -48,9 +48,7 @@ def forms(normal: Normal) -> Forms:
     for e in normal.equations:
         if not isinstance(e, Eq):
             continue
-        pieces = tuple(
-            (map_cond(c, _same, lambda s: _inlined(s, out)), _inlined(s, out)) for c, s in e.pieces
-        )
+        pieces = tuple((map_cond(c, _same, lambda s: _inlined(s, out)), _inlined(s, out)) for c, s in e.pieces)
         outer = tuple(v for v, _ in e.outer)
         if e.kind == "map":
             out[e.name] = (outer, pieces[0][1])

@@ -36,8 +36,7 @@ def kind_text(kind: str, shape: tuple[Poly, ...]) -> str:
 
 def operand(p: ir.Program, number: int) -> str:
     """An input by its name, another value by its number."""
-    v = p.values[number]
-    assert v.number == number
+    v = next(x for x in p.values if x.number == number)
     return str(v.attrs[0]) if v.op == "input" else f"%{number}"
 
 

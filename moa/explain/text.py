@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from fractions import Fraction
 from math import gcd
 
 from moa.explain.names import REDUCE_WORDS, Names, Scope
-from moa.normal import TRUE, Axis, Cond, Eq, Scalar, is_structural
-from moa.poly import Atom, Poly
+from moa.normal import TRUE, Axis, Cond, Eq, Scalar
+from moa.poly import Atom, Poly, const
 
-WIDTH = 112
+WIDTH = 118
+INDENT = 13  # the column of titles
 
 
 def equation(names: Names, scope: Scope, e: Eq) -> str:
@@ -42,7 +42,6 @@ def over(names: Names, scope: Scope, op: str, v: str, domain: Cond) -> str:
     letter = names.letter(scope, v)
     if domain is TRUE:
         return f"{REDUCE_WORDS[op]}_{letter}"
-    assert is_structural(domain)
     return f"{REDUCE_WORDS[op]}_{{{letter}: {names.cond(scope, domain)}}}"
 
 
@@ -61,32 +60,33 @@ def factored(p: Poly) -> str:
     Only terms of the highest degree are joined; the result is the same polynomial, for the eye.
     """
     top = max((len(m) for m, _ in p.terms), default=0)
-    leading = [(m, c) for m, c in p.terms if len(m) == top]
-    rest = Poly({m: c for m, c in p.terms if len(m) < top})
-    if len(leading) < 2 or any(c.denominator != 1 or c < 0 for _, c in leading):
+    leading = [(m, int(c)) for m, c in p.terms if len(m) == top and c == int(c) and c > 0]
+    if len(leading) < 2 or len(leading) < sum(len(m) == top for m, _ in p.terms):
         return str(p)
     common: Counter[Atom] = Counter(leading[0][0])
     for m, _ in leading[1:]:
         common &= Counter(m)
-    factor = gcd(*(int(c) for _, c in leading))
+    factor = gcd(*(c for _, c in leading))
     if not common and factor == 1:
         return str(p)
-    inner: dict[tuple[Atom, ...], Fraction] = {}
+    inner = const(0)
     for m, c in leading:
-        inner[tuple((Counter(m) - common).elements())] = c / factor
-    outside = Poly({tuple(sorted(common.elements(), key=str)): Fraction(factor)})
+        inner = inner + Poly({tuple((Counter(m) - common).elements()): c // factor})
+    outside = Poly({tuple(sorted(common.elements(), key=str)): factor})
+    rest = p - outside * inner
     tail = "" if not rest.terms else (f" - {-rest}" if str(rest).startswith("-") else f" + {rest}")
-    return f"{outside}*({Poly(inner)}){tail}"
+    return f"{outside}*({inner}){tail}"
 
 
 def wrapped(text: str, indent: int, width: int = WIDTH) -> list[str]:
     """The text in lines of at most `width` characters, broken at blanks; lines after the first are indented."""
     out: list[str] = []
-    line = ""
-    for word in text.split(" "):
-        if line.strip() and len(line) + 1 + len(word) > width:
+    words = text.lstrip().split(" ")
+    line = " " * (len(text) - len(text.lstrip())) + words[0]
+    for word in words[1:]:
+        if len(line) + 1 + len(word) > width:
             out.append(line)
             line = " " * indent + word
         else:
-            line = f"{line} {word}" if line else word
+            line = f"{line} {word}"
     return [*out, line]

@@ -140,7 +140,7 @@ PURE: dict[str, Callable[..., Any]] = {
 }
 """Instructions without memory and attributes; the result is converted to its type afterwards."""
 
-PAIRS: dict[str, str] = {"add": "fadd", "mul": "fmul", "max": "fmax", "min": "fmin"}
+PAIRS: dict[str, str] = {op: f"f{op}" for op in ("add", "mul", "max", "min", "maxn", "minn")}
 
 STORED = {"f64": np.float64, "f32": np.float32, "bf16": np.uint16, "f16": np.float16, "i64": np.int64, "u8": np.uint8}
 

@@ -115,6 +115,8 @@ class Repair:
             outer = (*shared, *(a for a in eq.outer if a not in shared))
             done.append((eq, replace(m, outer=outer)))
         domain = either(*(m.domain for _, m in done)) if all(m.domain is not TRUE for _, m in done) else TRUE
+        if not domain.vars() <= {g.axis, *(v for v, _ in shared)}:
+            domain = TRUE  # members over different rows: each keeps its own domain
         fold = Fold(self.names.fresh("fold"), (g.axis, g.extent), shared, domain, tuple(m for _, m in done))
         new: dict[str, tuple[str, tuple[int, ...]]] = {}  # name -> its new name, and the order of its axes
         for eq, m in done:

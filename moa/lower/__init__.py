@@ -178,6 +178,8 @@ class PhaseLowering:
                 if a.step == 1:
                     self.env[v] = at
                     continue
+                if self.phase.descending:
+                    at = b.isub(b.isub(number, Const(1, "i")), at)
                 origin = self.env[f"{v}@0"] = b.imul(at, Const(a.step, "i"))
                 extent = self.address.poly(a.extent, self.env.__getitem__)
                 self.env[f"{v}#"] = b.imin(b.isub(extent, origin), Const(a.step, "i"))

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from moa.loops import Arg, Const, Element, Type
 from moa.lower.address import Address, Slot
 from moa.lower.builder import Builder
-from moa.normal import Cond, Index, Scalar, lit, subterms
+from moa.normal import Cond, Index, Scalar, lit, loads, subterms
 from moa.ops import OPERATORS
 from moa.poly import Poly, const, maximum, minimum, var
 from moa.tiles import Map, Nest, Reduce, TileAxis
 
+FOLDED = {"add": "add", "mul": "mul", "max": "maxn", "min": "minn", "max_ref": "max", "min_ref": "min"}  # of lanes
 INTEGER_LIMIT = 1 << 62
 
 Local = tuple[str, int]  # position inside a tile: a local loop variable ("" for none) plus a constant
@@ -69,7 +70,10 @@ class NestLowering:
         self.current: dict[tuple[str, tuple[Poly, ...]], tuple[Arg, Index, Place]] = {}
         self.tail: Arg | None = None  # lanes of the last, incomplete vector: how many
         self.lane = nest.lane
-        self.static = store.axes[nest.lane].step // store.width if nest.lane and nest.lane == store.row else 0
+        self.rows = nest.lane is not None and nest.lane == store.row  # lanes are the rows of the item: all of them
+        # vectors of rows are unrolled, but where lanes are loaded on their own they are an outer loop
+        self.outside = self.rows and self.gathers()
+        self.static = store.axes[nest.lane].step // store.width if nest.lane and self.rows and not self.outside else 0
 
     # the nest ---------------------------------------------------------------------------------------------------------
 
@@ -79,12 +83,32 @@ class NestLowering:
         start: list[Arg] = []
         for s in cross:
             start += [self.cross_start(s, v) for v in range(self.copies(s, vectors))]
-        results = self.loops(list(self.nest.loops), {}, cross, start)
+        results = self.vectors_outside() if self.outside else self.loops(list(self.nest.loops), {}, cross, start)
         k = 0
         for s in cross:
             for v in range(self.copies(s, vectors)):
                 self.cross_end(s, v, results[k])
                 k += 1
+
+    def gathers(self) -> bool:
+        """Whether all statements are maps and some load is strided along the lanes."""
+        assert self.lane is not None
+        maps = all(isinstance(s, Map) for s in self.nest.statements)
+        strided = (
+            any(self.lane in p.vars() for p in index) and not self.unit(array, index)
+            for s in self.nest.statements
+            for array, index in loads(s.value)
+        )
+        return maps and any(strided)
+
+    def vectors_outside(self) -> list[Arg]:
+        """A loop over the vectors of rows around the nest: the addresses of their rows are computed once."""
+        assert self.lane is not None
+        step = self.store.axes[self.lane].step
+        local = f"{self.lane}:l"
+        with self.b.loop(Const(0, "i"), Const(step, "i"), Const(self.store.width, "i"), []) as body, self.frame():
+            self.locals[local] = body.index
+            return self.loops(list(self.nest.loops), {self.lane: (local, 0)}, [], [])
 
     def crosses(self, s: Reduce) -> bool:
         names = {a for a, _ in self.nest.loops} | {self.lane}
@@ -110,7 +134,7 @@ class NestLowering:
 
     def cross_end(self, s: Reduce, v: int, value: Arg) -> None:
         if self.lane is not None and self.lane in s.over:
-            value = self.b.pure("f", "reduce", value, attrs=(s.op.removesuffix("_ref"),))
+            value = self.b.pure("f", "reduce", value, attrs=(FOLDED[s.op],))
             if not s.fresh:
                 value = self.combine(s.op, self.read(s.target, {}), value)
         self.write(s.target, value, self.cross_place(s, v))
@@ -162,7 +186,7 @@ class NestLowering:
         if block is not None:
             axis, size = block
             rows = [{**place, axis: (f"{axis}:l", k)} for k in range(size)]
-        if self.lane is None:
+        if self.lane is None or self.outside:
             return self.block(rows, cross, carried)
         w = self.store.width
         if self.static:
@@ -347,7 +371,7 @@ class NestLowering:
 
         start: list[Arg] = [Const(self.identity(s.op), "v") for _ in places]
         for p, acc in zip(places, rounds(others, {}, start), strict=True):
-            value = self.b.pure("f", "reduce", acc, attrs=(s.op.removesuffix("_ref"),))
+            value = self.b.pure("f", "reduce", acc, attrs=(FOLDED[s.op],))
             if not s.fresh:
                 value = self.combine(s.op, self.read(s.target, p), value)
             self.write(s.target, value, p)
@@ -487,7 +511,7 @@ class NestLowering:
         symbol, base = place[self.lane]
         last = self.b.isub(self.count(self.lane), Const(1, "i"))
         for k in range(self.store.width):
-            if self.tail is None and not self.static:
+            if self.tail is None and not self.rows:
                 yield {**place, self.lane: (symbol, base + k)}
                 continue
             at = self.address.poly((var(symbol) if symbol else const(0)) + base + k, self.env)
@@ -585,10 +609,18 @@ class NestLowering:
         offset = const(0)
         strides = self.store.strides[array]
         for p, q, extent, step in zip(index, where, self.store.shapes[array], strides, strict=False):
-            # selects may discard what lies outside: an index that is not a plain variable is clamped into its axis
-            inside = q if plain(p) else maximum(minimum(q, extent - 1), const(0))
-            offset = offset + inside * step
+            # selects may discard what lies outside the axis: what may lie there is clamped into it
+            within = q if self.inside(p, extent) else maximum(minimum(q, extent - 1), const(0))
+            offset = offset + within * step
         return self.address.pointer(array), offset, self.store.elements[array]
+
+    def inside(self, p: Poly, extent: Poly) -> bool:
+        """Whether an index is inside an axis by construction: a variable whose own axis is no longer, or a literal."""
+        v = p.as_var()
+        if v is None or v not in self.store.axes:
+            return p.as_int() is not None
+        room = (extent - self.store.axes[v].extent).as_int()
+        return room is not None and room >= 0
 
     def load(self, s: Scalar, place: Place) -> Arg:
         array, index = s.args
@@ -604,7 +636,7 @@ class NestLowering:
             return self.each_lane(one, place)
         in_tile = array in self.store.tiles
         last = self.global_poly(index[-1], place)
-        if in_tile or plain(index[-1]):
+        if in_tile or self.inside(index[-1], self.store.shapes[array][-1]):
             pointer, offset, element = self.offset(array, index, place)
             at = self.address.poly(offset, self.env)
             mask = None if in_tile else self.lane_mask(place)
@@ -641,10 +673,11 @@ class NestLowering:
 
     def lane_mask(self, place: Place) -> Arg | None:
         """The lanes that exist, None where all do."""
-        if self.static:
+        if self.rows:
             assert self.lane is not None
-            left = self.b.isub(self.count(self.lane), Const(place[self.lane][1], "i"))
-            return self.b.pure("m", "first", left)
+            symbol, base = place[self.lane]
+            at = self.address.poly((var(symbol) if symbol else const(0)) + base, self.env)
+            return self.b.pure("m", "first", self.b.isub(self.count(self.lane), at))
         return None if self.tail is None else self.b.pure("m", "first", self.tail)
 
     def store_at(self, array: str, index: Index, value: Arg, place: Place) -> None:
@@ -666,7 +699,7 @@ class NestLowering:
             else:
                 b.here(None, "storem", pointer, at, value, mask, attrs=(element, False))
             return
-        if not self.static and self.tail is None:
+        if not self.rows and self.tail is None:
             for k, at_lane in enumerate(self.lane_places(place)):
                 pointer, offset, element = self.offset(array, index, at_lane)
                 lane = b.pure("f", "extract", value, attrs=(k,))
@@ -689,8 +722,3 @@ class NestLowering:
             one = b.here("f", "load", room, body.index, attrs=(self.store.element, False))
             pointer, offset, element = self.offset(array, index, {**place, self.lane: (name, 0)})
             b.here(None, "store", pointer, self.address.poly(offset, self.env), one, attrs=(element, False))
-
-
-def plain(p: Poly) -> bool:
-    """Whether an index is one variable or a literal: then it is inside its axis by construction."""
-    return p.as_var() is not None or p.as_int() is not None

@@ -33,7 +33,7 @@ from moa.normal import (
     rename_cond,
 )
 from moa.ops import OPERATORS
-from moa.poly import Poly, const, var
+from moa.poly import Atom, Poly, const, var
 from moa.tile.place import as_index, choose_lane, place, stride_kind
 from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Loop, Map, Phase, Reduce, Tile, TileAxis, TileStmt, When
@@ -305,16 +305,16 @@ class PhaseBuilder:
                 self.emit(Map(load(c.name, at), state if r.exclusive else new), body)
         for state, new in zip(states, fresh, strict=True):
             self.emit(Map(state, new), body)
-        for e in r.readers:  # they read the states after the step
-            for v, extent in e.outer:
+        for reader in r.readers:  # they read the states after the step
+            for v, e in reader.outer:
                 if v not in self.axes:
-                    self.axes[v] = TileAxis(v, "whole", extent)
-            if e.kind == "reduce":
-                value: Scalar = self.instance(e, e.index(), body, TRUE)
+                    self.axes[v] = TileAxis(v, "whole", e)
+            if reader.kind == "reduce":
+                value: Scalar = self.instance(reader, reader.index(), body, TRUE)
             else:
-                value = self.resolve(e.body, body)
-            at = tuple(extent - 1 - var(t) if r.reverse and v == t else var(v) for v, _ in e.outer)
-            self.emit(Map(load(e.name, at), value), body)
+                value = self.resolve(reader.body, body)
+            at = tuple(extent - 1 - var(t) if r.reverse and v == t else var(v) for v, _ in reader.outer)
+            self.emit(Map(load(reader.name, at), value), body)
         self.scope.out.append(Loop(t, const(0), extent, tuple(body.out), "full"))
         if not r.keep and not r.readers:
             for c, state in zip(r.components, states, strict=True):
@@ -489,6 +489,39 @@ class PhaseBuilder:
     def named(self, s: Scalar) -> bool:
         """Whether s is the load of a Map that becomes a tile."""
         return s.op == "load" and s.args[0] in self.plan.equations and s.args[0] not in self.plan.memory
+
+
+def growing(body: tuple[TileStmt, ...], row: str) -> bool:
+    """Whether loops are longer in the last work item than in the first, for one size of all axes."""
+    size, last = 1 << 12, (1 << 12) - 64
+
+    def total(origin: int) -> int:
+        values = {f"{row}@0": origin}
+        out = 0
+        for s in body:
+            if isinstance(s, Loop):
+                lo, hi = (p.evaluate(lambda a: number(a, values)) for p in (s.lo, s.hi))
+                out += max(hi - lo, 0)
+        return out
+
+    def number(a: Atom, values: dict[str, int]) -> int:
+        match a.kind:
+            case "var":
+                return values.get(a.name, 0)
+            case "div":
+                x, d = (p.evaluate(lambda b: number(b, values)) for p in a.args)
+                return int(x // d)
+            case "min" | "max":
+                x, y = (p.evaluate(lambda b: number(b, values)) for p in a.args)
+                return int(min(x, y) if a.kind == "min" else max(x, y))
+            case "abs":
+                return int(abs(a.args[0].evaluate(lambda b: number(b, values))))
+            case "select":
+                return int(a.args[1].evaluate(lambda b: number(b, values)))
+            case _:
+                return size
+
+    return total(last) > total(0)
 
 
 def base_two(s: Scalar) -> Scalar:

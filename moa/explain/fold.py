@@ -1,0 +1,105 @@
+"""A Fold on the page: one traversal as states, how they move to a new reference, what is added, what they end as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from moa.explain.names import Names, Scope
+from moa.explain.text import INDENT, WIDTH, element, equation, wrapped
+from moa.normal import TRUE, Eq, Fold, Index, Member, Scalar, load, loads
+from moa.ops import OPERATORS
+
+
+def folds(names: Names) -> list[str]:
+    """Each traversal that computes several reductions: their states, how they move, what is added, what they end as."""
+    lines: list[str] = []
+    for e in names.derivation.streamed.equations:
+        if isinstance(e, Fold):
+            lines += _fold(names, e)
+        elif e.kind == "map" and e.name in names.derivation.streamed.outputs and lines:
+            lines += wrapped(f"then {equation(names, ('streamed', e.name), e)}", 4, WIDTH - INDENT)
+    return lines
+
+
+def _fold(names: Names, f: Fold) -> list[str]:
+    scope: Scope = ("streamed", f.members[0].name)
+    axis = names.letter(scope, f.axis[0])
+    domain = "" if f.domain is TRUE else f" with {names.cond(scope, f.domain)}"
+    each = ", ".join(names.letter(scope, v) for v, _ in f.shared)
+    one = f"one pass over {axis} < {names.poly(scope, f.axis[1])}{domain}" + (f", for each {each}" if each else "")
+    lines = [one]
+    refs = f.references()
+    running: dict[Scalar, str] = {}
+    for r, name in refs.items():
+        shown = names.array("streamed", name)
+        running[r] = shown
+        user = next(m for m in f.members if r in m.refs)
+        lines.append(f"{shown} = {names.scalar(('streamed', user.name), r)}; {shown}' is {shown} after this {axis}")
+    for x in f.maps:
+        here: Scope = ("streamed", x.name)
+        primed = {load(n, i): load(names.array("streamed", n) + "'", ()) for n, i in _loads_of(x, refs.values())}
+        text = f"{element(names, here, x.name, x.outer)} = {names.scalar(here, x.body, primed)}"
+        lines += wrapped(text, 4, WIDTH - INDENT)
+    rows: list[tuple[str, ...]] = [("state", "starts as", "move", "add", "finish")]
+    for m in f.members:
+        rows += _member(names, m, running)
+    lines += _table(rows)
+    if refs:
+        starts = ", ".join(_start(m) for m in f.members for _ in range(m.width))
+        text = f"merge: states of two parts of {axis}, moved to one {' and '.join(running.values())}, add up; "
+        lines += wrapped(f"{text}that of an empty part is ({starts}): {axis} may be cut anywhere", 2, WIDTH - INDENT)
+    return lines
+
+
+def _loads_of(x: Eq, wanted: Iterable[str]) -> Iterator[tuple[str, Index]]:
+    names = set(wanted)
+    for name, index in loads(x.body):
+        if name in names:
+            yield name, index
+
+
+def _start(m: Member) -> str:
+    value = OPERATORS[m.op].identity
+    return "-" if value is None else f"{float(value):g}"
+
+
+def _member(names: Names, m: Member, running: dict[Scalar, str]) -> list[tuple[str, ...]]:
+    scope: Scope = ("streamed", m.name)
+    own = {}
+    for k, r in enumerate(m.refs):
+        own[Scalar("ref", (k, "old"))] = load(running[r], ())
+        own[Scalar("ref", (k, "new"))] = load(running[r] + "'", ())
+    sign = {"add": "+", "mul": "*"}.get(m.op, m.op)
+    rows: list[tuple[str, ...]] = []
+    for k in range(m.width):
+        state = element(names, scope, m.state(k), m.outer)
+        add = "; ".join(
+            f"{names.scalar(scope, b[k], own)}" + ("" if c is TRUE else f" where {names.cond(scope, c)}")
+            for c, b in m.pieces
+        )
+        move = ""
+        if m.move:
+            parts = []
+            for j, s in enumerate(m.move[k]):
+                shown = str(names.scalar(scope, s, own))
+                if shown != "0":
+                    other = "" if j == k else f" * {element(names, scope, m.state(j), m.outer)}"
+                    parts.append(f"{shown}{other}")
+            move = "* " + " + ".join(parts) if len(parts) == 1 else " + ".join(parts)
+        finish = names.scalar(scope, m.finish) if k == 0 else ""
+        shown_finish = "" if str(finish) == state else str(finish)
+        rows.append((state, _start(m), move, f"{sign} {add}", shown_finish))
+    return rows
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns side by side, empty ones left out; under each other where they would not fit."""
+    used = [k for k in range(len(rows[0])) if any(r[k] for r in rows[1:])]
+    widths = [max(len(r[k]) for r in rows) for k in used]
+    if sum(widths) + 3 * len(used) <= WIDTH:
+        return ["  " + "   ".join(f"{r[k]:<{w}}" for k, w in zip(used, widths, strict=True)).rstrip() for r in rows]
+    lines = []
+    for r in rows[1:]:
+        lines.append(f"  {r[0]}")
+        lines += [x for k in used[1:] if r[k] for x in wrapped(f"    {rows[0][k]:<10} {r[k]}", 15, WIDTH - INDENT)]
+    return lines

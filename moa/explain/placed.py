@@ -1,0 +1,117 @@
+"""A placed kernel on the page: work items, the loops over tiles with how the domain meets them, scratch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from moa.explain.names import Names
+from moa.explain.text import INDENT, WIDTH, wrapped
+from moa.loops import Element
+from moa.normal import Eq, loads
+from moa.pipeline import Placed
+from moa.tiles import Loop, Nest, Phase, TileStmt, When
+
+
+def kernel_lines(names: Names, placed: Placed, dtype: Element) -> list[str]:
+    """What runs: work items, the loops over tiles with how the domain meets them, nests, scratch."""
+    s = placed.strategy
+    lines = []
+    starts: dict[str, None] = {}
+    for p, items in zip(placed.tiles.phases, placed.lowered.items, strict=True):
+        letters = tile_letters(names, p)
+
+        def shown(text: object, letters: dict[str, str] = letters) -> str:
+            def word(m: re.Match[str]) -> str:
+                name, at, rest = m.group().partition("@")
+                return letters.get(name, name) + at + rest
+
+            return re.sub(r"[A-Za-z_][A-Za-z0-9_.]*(@\d+)?", word, str(text))
+
+        grid = [f"{p.axis(a).step} of {letters[a]}" if p.axis(a).step > 1 else f"one {letters[a]}" for a in p.items]
+        count = len(list(_nests(p.body)))
+        text = f"{p.name}: an item is {' and '.join(grid) if grid else 'all of it'}, {shown(items)} items in parallel; "
+        lines += wrapped(f"{text}{count} nest{'s' * (count > 1)} of loops each", 4, WIDTH - INDENT)
+        for loop in _loops(p.body):
+            by = f" by {p.axis(loop.axis).step}" if p.axis(loop.axis).step else ""
+            lo, hi = shown(loop.lo), shown(loop.hi)
+            for t in (lo, hi):
+                starts |= dict.fromkeys(re.findall(r"\w+@0", t))
+            text = f"  for {letters[loop.axis]} in {lo} .. {hi}{by}: {LOOP_KINDS[loop.kind]}"
+            lines += wrapped(text, 6, WIDTH - INDENT)
+    for x in starts:
+        lines.append(f"  where {x} is the first {x[:-2]} of the item")
+    scratch = f"scratch {placed.lowered.scratch_bytes} bytes a thread"
+    vectors = f"{s.width} lanes of {dtype}" if s.width > 1 else f"one lane of {dtype}"
+    stored = [a for a in placed.tiles.arrays if a.role == "workspace"]
+    arrays = ", ".join(f"{names.array('streamed', a.name)}[{', '.join(map(str, a.shape))}]" for a in stored)
+    lines.append(f"{vectors}; {scratch}")
+    lines.append(f"between phases in memory: {arrays or 'nothing'}")
+    return lines
+
+
+LOOP_KINDS = {
+    "full": "full tiles, nothing is tested",
+    "partial": "partial tiles, each element is tested",
+    "classified": "each tile is classified once",
+}
+
+
+def tile_letters(names: Names, p: Phase) -> dict[str, str]:
+    """What the axes of a phase are called on the page: each has the letter of the input or result that it indexes."""
+    known = _letters_of_arrays(names)
+    out: dict[str, str] = {}
+    for nest in _nests(p.body):
+        for s in nest.statements:
+            for array, index in dict.fromkeys((*loads(s.target), *loads(s.value))):
+                for k, q in enumerate(index):
+                    v, letters = q.as_var(), known.get((array, k), set())
+                    if v is not None and len(letters) == 1 and not letters & set(out.values()):
+                        out.setdefault(v, *letters)
+    for a in p.axes:
+        out.setdefault(a.name, a.name)
+    return out
+
+
+def _letters_of_arrays(names: Names) -> dict[tuple[str, int], set[str]]:
+    """The letters under which the equations index each axis of an input, and those of the results."""
+    normal = names.derivation.equations
+    inputs = {p.name for p in normal.inputs}
+    out: dict[tuple[str, int], set[str]] = {}
+    for e in normal.equations:
+        assert isinstance(e, Eq)
+        scope = ("equations", e.name)
+        found = [y for _, s in e.pieces for y in loads(s) if y[0] in inputs]
+        if e.name in normal.outputs:
+            found.append((e.name, e.index()))
+        for array, index in found:
+            for k, p in enumerate(index):
+                v = p.as_var()
+                if v is not None:
+                    out.setdefault((array, k), set()).add(names.letter(scope, v))
+    return out
+
+
+def _nests(body: tuple[TileStmt, ...]) -> Iterator[Nest]:
+    for s in body:
+        match s:
+            case Nest():
+                yield s
+            case Loop():
+                yield from _nests(s.body)
+            case When():
+                yield from _nests(s.body)
+                yield from _nests(s.other)
+
+
+def _loops(body: tuple[TileStmt, ...]) -> Iterator[Loop]:
+    for s in body:
+        match s:
+            case Loop():
+                yield s
+                yield from _loops(s.body)
+            case When():
+                yield from _loops(s.body)
+                yield from _loops(s.other)
+            case Nest():
+                pass

@@ -1,0 +1,131 @@
+"""Random programs: the oracle, the equations, their folds, tiles, loops and machine code compute the same.
+
+A program that once failed is in COUNTEREXAMPLES by name, and runs through every stage.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from chain import MINIATURES, Array, Chain, difference, tolerances
+from hypothesis import HealthCheck, given, settings
+from programs import Case, Param, anything, attention, hostile, other, programs
+
+import moa
+from moa.loops import Element
+
+
+def check(case: Case, stages: tuple[str, ...], dtype: Element = "f64") -> None:
+    """Asserts that stages agree with the oracle on a case."""
+    chain = Chain(case, dtype)
+    want = chain.oracle()
+    tol = tolerances(chain, want)
+    nan = chain.normal()
+    results = {"normal": nan}
+    for tile in (None, 1, 5):
+        results[f"streamed, tiles of {tile}"] = chain.normal(True, tile)
+
+    def differs(got: tuple[Array, ...]) -> str:
+        return difference(got, want, nan, tol, undefined=chain.undefined())
+
+    for stage, got in results.items():
+        assert not differs(got), (stage, differs(got))
+    strategy = MINIATURES[case.seed % len(MINIATURES)]
+    fixed = {k: v for k, v in chain.sizes.items() if k in ("d", "c")} if case.seed % 2 else {}
+    placed = chain.place(strategy, fixed)
+    for stage in stages:
+        match stage:
+            case "tiles":
+                got = chain.tiles(placed)
+            case "loops":
+                got = chain.loops(placed)
+            case _:
+                got = chain.llvm(placed, chain.built(placed))
+        assert not differs(got), (stage, strategy, differs(got))
+
+
+quick = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+)
+
+
+@settings(quick, max_examples=380)
+@given(programs(attention))
+def test_attention_programs(case: Case) -> None:
+    check(case, ("tiles", "llvm"))
+
+
+@settings(quick, max_examples=140)
+@given(programs(other))
+def test_other_programs(case: Case) -> None:
+    check(case, ("tiles", "llvm"))
+
+
+@settings(quick, max_examples=100)
+@given(programs(anything))
+def test_loops_of_random_programs(case: Case) -> None:
+    check(case, ("loops",))
+
+
+@settings(quick, max_examples=25)
+@given(programs(anything))
+def test_kernels_of_random_programs(case: Case) -> None:
+    """What a user calls, in both element types."""
+    for dtype, element in (("float64", "f64"), ("float32", "f32")):
+        chain = Chain(case, element)  # type: ignore[arg-type]
+        want = chain.oracle()
+        out = moa.compile(case.text, dtype=dtype)(**chain.arrays)
+        got = out if isinstance(out, tuple) else (out,)
+        found = difference(got, want, chain.normal(), tolerances(chain, want), chain.undefined())
+        assert not found, (dtype, found)
+
+
+def test_hostile_data_is_hostile() -> None:
+    """The generator makes what its names say."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 8))
+    assert np.isneginf(hostile(x, "-inf rows", rng)).all(axis=1).any()
+    assert np.isneginf(hostile(x, "-inf prefix", rng)[:, 0]).all() and np.isfinite(x).all()
+    assert np.isnan(hostile(x, "nan", np.random.default_rng(3))).any()
+    assert np.abs(hostile(x, "huge", rng)).max() > 1e3
+
+
+# Programs that once failed. ----------------------------------------------------------------------------------------------
+
+
+def case(text: str, params: str, sizes: dict[str, int], data: str = "plain", seed: int = 0) -> Case:
+    """A case written by hand; params as `Q[n, d] K[m, d]`."""
+    found = []
+    for p in params.split("] "):
+        name, _, inside = p.rstrip("]").partition("[")
+        found.append(Param(name, tuple(x.strip() for x in inside.split(","))))
+    return Case(text, tuple(found), sizes, data, seed)
+
+
+COUNTEREXAMPLES: dict[str, Case] = {
+    "a minimum along lanes keeps NaN": case(
+        "def g(X[n, d], Y[m, d]):\n    return min(sum((X[:, None] - Y) * (X[:, None] - Y), axis=-1))\n",
+        "X[n, d] Y[m, d]",
+        {"n": 8, "m": 7, "d": 4},
+        "nan",
+        382,
+    ),
+    "a plain index beyond the array of a branch not taken": case(
+        "def g(X[n, d]):\n    return concat(X, 2 * X, axis=-1)\n", "X[n, d]", {"n": 17, "d": 3}
+    ),
+    "rows beyond the array of a branch not taken": case(
+        "def g(X[n, d]):\n    return concat(X, 2 * X, axis=0)\n", "X[n, d]", {"n": 5, "d": 3}
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", ["tiles", "loops", "llvm"])
+@pytest.mark.parametrize("name", COUNTEREXAMPLES)
+def test_counterexample(name: str, stage: str) -> None:
+    found = COUNTEREXAMPLES[name]
+    for seed in range(10):  # each strategy, sizes as literals and not
+        check(Case(found.text, found.params, found.sizes, found.data, found.seed * 10 + seed, found.lead), (stage,))
