@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa import ir
+from moa.call import ABSENT, Call, Parameter, hashable, prepare
 from moa.loops import Element
 from moa.oracle import bind, evaluate
 from moa.parse import parse, parse_expression
@@ -24,6 +26,7 @@ Array = NDArray[Any]
 DTYPES: dict[str, Element] = {"float64": "f64", "float32": "f32"}
 VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumulators
 KEYS = {"f64": 96, "f32": 192}
+MOST_CALLS = 256  # shapes whose plans are kept
 FEW_ROWS = 2  # up to this many rows, lanes along another axis cost less
 SINGLE_THREAD_FLOPS = 2_000_000  # below about 100 us on one thread, waking another costs more than it brings
 
@@ -82,21 +85,6 @@ class Variant:
     built: Any
 
 
-@dataclass(slots=True)
-class Call:
-    """Everything about a call that depends on shapes and scalars only."""
-
-    variant: Variant
-    sizes: dict[str, int]
-    hosts: dict[str, float]
-    outputs: tuple[tuple[str, tuple[int, ...], Any], ...]
-    intermediates: tuple[tuple[str, tuple[int, ...], Any], ...]
-    items: tuple[int, ...]
-    scratch_bytes: int
-    threads: int
-    integers: dict[str, int] = field(default_factory=dict)
-
-
 class Kernel:
     """A compiled formula. Call it with arrays in the order of its parameters, or by name; scalars by name."""
 
@@ -111,6 +99,11 @@ class Kernel:
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._lead = _leading(source)
         self.derivation = self._derive(0)
+        self._parameters = tuple(
+            Parameter(p.name, p.kind, bool(p.shape) or p.name in self._lead, dtype)
+            for p in self.derivation.program.inputs
+        )
+        self._indexed = any(p.kind == "i" and p.array for p in self._parameters)
         unknown = [s for s in sizes if s not in self._names()]
         if unknown:
             known = ", ".join(self._names()) or "none"
@@ -124,6 +117,22 @@ class Kernel:
     def passes(self) -> tuple[int, int]:
         """(before, after): the most traversals of one axis, as written and as compiled."""
         return self.derivation.report.passes
+
+    def explain(self, stage: str | None = None) -> str:
+        """The whole way from the formula to this kernel as a page, or one representation on it: see `STAGES`."""
+        return str(_face("explain").explain(self, stage))
+
+    def source(self) -> str:
+        """The text that is built for the variant that ran last."""
+        return self.explain("source")
+
+    def cost(self, **sizes: int) -> Any:
+        """What the kernel computes and moves (a `moa.cost.Cost`): as formulas, and as numbers where sizes are given."""
+        return _face("explain").cost_of(self, **sizes)
+
+    def verify(self) -> Any:
+        """A `moa.verify.Verification`: hard inputs against the oracle, and every side condition proved again."""
+        return _face("verify").verify(self)
 
     def _names(self) -> tuple[str, ...]:
         program = self.derivation.program
@@ -143,65 +152,53 @@ class Kernel:
         Arrays are NumPy arrays of the kernel's dtype with any strides. Results own their memory.
         Errors: MoaError of kind "argument"
         """
-        given = self._arguments(arrays, named)
-        call = self._call(given, threads)
-        return self._run(call, given)
+        values = self._arguments(arrays, named)
+        return self._call(values, threads).run(values)
 
-    def _arguments(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = self.derivation.program.inputs
-        if len(arrays) > len(inputs):
-            text = f"{self.name} takes {len(inputs)} arguments, {len(arrays)} were given"
-            raise MoaError("argument", text, None, "its parameters: " + ", ".join(p.name for p in inputs))
-        given: dict[str, Any] = {}
-        for p, value in zip(inputs, arrays, strict=False):
-            given[p.name] = value
+    def _arguments(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
+        """The value of each parameter in order, ABSENT where none was given."""
+        params = self._parameters
+        if named or len(arrays) != len(params):
+            arrays = self._ordered(arrays, named)
+        out = []
+        for p, v in zip(params, arrays, strict=True):
+            simple = type(v) is np.ndarray and v.dtype is p.dtype and v.flags.c_contiguous and v.flags.aligned
+            out.append(v if simple else p.read(v))
+        return out
+
+    def _ordered(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        names = [p.name for p in self._parameters]
+        if len(arrays) > len(names):
+            text = f"{self.name} takes {len(names)} arguments, {len(arrays)} were given"
+            raise MoaError("argument", text, None, "its parameters: " + ", ".join(names))
+        given = dict(zip(names, arrays, strict=False))
         for k, value in named.items():
             if k in given:
                 raise MoaError("argument", f"argument {printable(k)} is given twice", None, "pass it once")
+            if k not in names:
+                text = f"{self.name} has no parameter {printable(k)}"
+                raise MoaError("argument", text, None, "its parameters: " + ", ".join(names))
             given[k] = value
-        return {k: self._argument(k, v) for k, v in given.items()}
+        return tuple(given.get(n, ABSENT) for n in names)
 
-    def _argument(self, name: str, value: Any) -> Any:
-        """An argument as the array or number that the kernel reads."""
-        p = next((p for p in self.derivation.program.inputs if p.name == name), None)
-        if p is None or (not p.shape and name not in self._lead):
-            return value
-        if isinstance(value, (list, tuple, int, float)) or not isinstance(value, np.ndarray):
-            value = _as_array(name, value, self.dtype if p.kind == "f" else None)
-        if p.kind == "f":
-            if value.dtype.name != self.dtype or not value.dtype.isnative:
-                text = f"argument {name} is {value.dtype}, the kernel is compiled for {self.dtype}"
-                raise MoaError("argument", text, None, f"convert it, or compile with dtype={value.dtype.name!r}")
-            if not value.flags.aligned or any(s % value.itemsize for s in value.strides):
-                value = np.ascontiguousarray(value)
-        elif p.kind == "i" and value.dtype.kind in "iu":
-            value = np.ascontiguousarray(value, dtype=np.int64)
-        elif p.kind == "b" and value.dtype.kind == "b":
-            value = np.ascontiguousarray(value)
-        return value
-
-    def _call(self, given: dict[str, Any], threads: int | None) -> Call:
-        scalars = tuple((k, v) for k, v in given.items() if not isinstance(v, np.ndarray))
-        arrays = {k: v for k, v in given.items() if isinstance(v, np.ndarray)}
-        unit = frozenset(k for k, v in arrays.items() if v.ndim and (v.strides[-1] == v.itemsize or v.shape[-1] <= 1))
+    def _call(self, values: list[Any], threads: int | None) -> Call:
+        key = (tuple((v.shape, v.strides) if isinstance(v, np.ndarray) else v for v in values), threads)
         try:
-            key = (tuple((k, v.shape, v.dtype.kind) for k, v in arrays.items()), unit, scalars, threads)
             call = self._calls.get(key)
         except TypeError:
-            name = next(k for k, v in scalars if getattr(v, "__hash__", None) is None)
-            raise MoaError("argument", f"argument {printable(name)} is not an array or a number", None, "") from None
-        indices = any(p.kind == "i" and p.shape for p in self.derivation.program.inputs)
-        if call is not None and not indices:
+            bad = next(p for p, v in zip(self._parameters, values, strict=True) if not hashable(v))
+            raise MoaError("argument", f"argument {bad.name} is not an array or a number", None, "") from None
+        if call is not None and not self._indexed:
             return call
-        ranks = self._ranks(arrays)
-        derivation = self._derive(ranks)
-        sizes = bind(derivation.program, given)
+        given = {p.name: v for p, v in zip(self._parameters, values, strict=True) if v is not ABSENT}
+        derivation = self._derive(self._ranks({k: v for k, v in given.items() if isinstance(v, np.ndarray)}))
+        sizes = bind(derivation.program, given)  # where arrays hold indices, they are checked in every call
         if call is not None:
             return call
-        if len(self._calls) > 256:
+        if len(self._calls) > MOST_CALLS:
             self._calls.clear()
-        made = self._calls[key] = self._plan(derivation, given, sizes, unit, threads)
-        return made
+        call = self._calls[key] = self._plan(derivation, given, sizes, threads)
+        return call
 
     def _ranks(self, arrays: Mapping[str, Array]) -> int:
         """How many axes `...` stands for in this call."""
@@ -216,55 +213,23 @@ class Kernel:
             found = (name, ranks)
         return 0 if found is None else found[1]
 
-    def _plan(
-        self,
-        derivation: Derivation,
-        given: dict[str, Any],
-        sizes: dict[str, int],
-        unit: frozenset[str],
-        threads: int | None,
-    ) -> Call:
+    def _plan(self, derivation: Derivation, given: dict[str, Any], sizes: dict[str, int], threads: int | None) -> Call:
         program = derivation.program
+        arrays = {k: v for k, v in given.items() if isinstance(v, np.ndarray) and v.ndim}
+        unit = frozenset(k for k, v in arrays.items() if v.strides[-1] == v.itemsize or v.shape[-1] <= 1)
         fixed = {k: sizes[k] for k in specialised_sizes(program) if sizes[k] <= LARGEST_SPECIALISED}
         fixed |= {k: sizes[k] for k in self._fixed if k in sizes}
         variant = self._variant(derivation, fixed, unit, sizes)
-        placed = variant.placed
         params: dict[str, Any] = {p.name: given.get(p.name, p.default) for p in program.inputs if not p.shape}
-        params = {k: float(v) for k, v in params.items() if v is not None}
-        params |= sizes
-        params["lowest"] = float(np.finfo(self.dtype).min)
-        from moa.interp.scalar import evaluate as scalar_value
-
-        with np.errstate(all="ignore"):
-            hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in placed.tiles.hosts}
-        outputs: list[tuple[str, tuple[int, ...], Any]] = []
-        intermediates: list[tuple[str, tuple[int, ...], Any]] = []
-        for a in placed.tiles.arrays:
-            if a.role != "input":
-                shape = tuple(evaluate(e, sizes) for e in a.shape)
-                array = (
-                    a.name,
-                    shape,
-                    {"f": np.dtype(self.dtype), "i": np.dtype(np.int64)}.get(a.kind, np.dtype(bool)),
-                )
-                (outputs if a.role == "output" else intermediates).append(array)
-        by_name = {a[0]: a for a in outputs}
-        items = tuple(evaluate(p, sizes) for p in placed.lowered.items)
+        params = {k: float(v) for k, v in params.items() if v is not None} | sizes
         count = default_threads() if threads is None else threads
         if count < 1:
             raise MoaError("argument", f"threads is {count}", None, "use at least one")
         if threads is None and self._flops(derivation, sizes) < SINGLE_THREAD_FLOPS:
             count = 1
-        names = derivation.streamed.outputs
-        return Call(
-            variant,
-            sizes,
-            hosts,
-            tuple(by_name[n] for n in names),
-            tuple(intermediates),
-            items,
-            evaluate(placed.lowered.scratch_bytes, sizes),
-            max(1, min(count, max(items, default=1))),
+        order = {p.name: k for k, p in enumerate(self._parameters)}
+        return prepare(
+            variant.placed, variant.built, derivation.streamed.outputs, order, arrays, sizes, params, self.dtype, count
         )
 
     def _flops(self, derivation: Derivation, sizes: Mapping[str, int]) -> int:
@@ -302,46 +267,6 @@ class Kernel:
             self._row_extents[key] = row_extents(tiles)
         return max((evaluate(e, sizes) for e in self._row_extents[key]), default=1)
 
-    def _run(self, call: Call, given: dict[str, Any]) -> Any:
-        import ctypes
-
-        from moa.backends.worker import run
-
-        memory: dict[str, Array] = {k: v for k, v in given.items() if isinstance(v, np.ndarray)}
-        for name, shape, dtype in (*call.outputs, *call.intermediates):
-            memory[name] = np.empty(shape, dtype)
-        outputs = [memory[name] for name, _, _ in call.outputs]
-        slots = call.variant.placed.lowered.slots
-        packed = (ctypes.c_int64 * max(len(slots), 1))()
-        floats = ctypes.cast(packed, ctypes.POINTER(ctypes.c_double))
-        for k, s in enumerate(slots):
-            match s.kind:
-                case "pointer":
-                    packed[k] = memory[s.name].ctypes.data
-                case "stride":
-                    packed[k] = memory[s.name].strides[s.axis] // memory[s.name].itemsize
-                case "size":
-                    packed[k] = call.sizes[s.name]
-                case "host":
-                    floats[k] = call.hosts[s.name]
-        stride = call.scratch_bytes
-        workspace = np.empty(stride * call.threads + 4096, np.uint8)
-        base = -(-workspace.ctypes.data // 4096) * 4096
-        for entry, items in zip(call.variant.built.phases, call.items, strict=True):
-            run(entry, ctypes.addressof(packed), items, call.threads, base, stride, 1)
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-
-def _as_array(name: str, value: Any, dtype: str | None) -> Array:
-    try:
-        array = np.asarray(value) if dtype is None else np.asarray(value, dtype=None)
-        if dtype is not None and not hasattr(value, "__array_interface__") and not hasattr(value, "__dlpack__"):
-            array = array.astype(dtype)
-    except (ValueError, TypeError):
-        text = f"argument {printable(name)} of type {type(value).__name__} is not an array"
-        raise MoaError("argument", text, None, "pass a NumPy array") from None
-    return array
-
 
 def _leading(source: ir.Source) -> dict[str, int]:
     """For each parameter with `...` in its shape: how many axes are written beside it."""
@@ -361,6 +286,11 @@ def _intermediates(derivation: Derivation) -> frozenset[str]:
         out |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
     made = {x.name for r in derivation.streamed.recurrences for x in (*r.components, *r.readers)}
     return frozenset(out | made)
+
+
+def _face(name: str) -> Any:
+    """A module that looks at kernels from outside, to the right of this one: loaded when a method asks for it."""
+    return import_module(f"moa.{name}")
 
 
 def default_threads() -> int:

@@ -156,43 +156,46 @@ EXACT = {"eq", "ne", "index", "gather", "transpose", "reshape", "concat", "rotat
 NOISE = 1e-9
 
 
-def noisy(chain: Chain, rng: np.random.Generator) -> tuple[Array, ...]:
-    """The oracle with every operand of every operation off by a random relative amount below NOISE.
+def noisy(chain: Chain, rng: np.random.Generator, copies: int = 3) -> list[tuple[Array, ...]]:
+    """The oracle, several times, with every operand of every operation off by a random relative amount below NOISE.
 
-    Each use of a value has an error of its own, as where a value is computed again in another order. Equality, which
-    has no error that is small, sees the values themselves.
+    Each operand is taken from one of the copies, by turns: a kernel computes values again in another order where they are used
+    again, so that errors of exp(s - m) do not cancel in a quotient. Equality, which has no error that is small, sees
+    the values themselves.
     """
-    values: dict[int, Any] = {}
+    made: list[dict[int, Any]] = [{} for _ in range(copies)]
     inputs = {k: np.asarray(v) for k, v in chain.arrays.items()}
     kinds = {"f": np.float64, "i": np.int64, "b": np.bool_}
     for v in chain.program.values:
-        here = dict(values)
-        if v.op not in EXACT:
-            for a in v.args:
-                if not isinstance(values[a], tuple) and values[a].dtype == np.float64:
-                    here[a] = values[a] * (1 + NOISE * rng.uniform(-1, 1, values[a].shape))
-        out = _value(chain.program, v, here, inputs, chain.sizes)
-        values[v.number] = out if isinstance(out, tuple) else np.asarray(out, kinds[v.kind])
-    return tuple(np.asarray(values[o]) for o in chain.program.outputs)
+        turns = rng.integers(copies, size=len(v.args))
+        for r, values in enumerate(made):
+            here = dict(values)
+            if v.op not in EXACT:
+                for a, turn in zip(v.args, turns, strict=True):
+                    x = made[(r + int(turn)) % copies][a]
+                    if not isinstance(x, tuple) and x.dtype == np.float64:
+                        here[a] = x * (1 + NOISE * rng.uniform(-1, 1, x.shape))
+            out = _value(chain.program, v, here, inputs, chain.sizes)
+            values[v.number] = out if isinstance(out, tuple) else np.asarray(out, kinds[v.kind])
+    return [tuple(np.asarray(values[o]) for o in chain.program.outputs) for values in made]
 
 
 def tolerances(chain: Chain, want: tuple[Array, ...]) -> tuple[Array, ...]:
     """What rounding may change in each output: from how far it moves when every operand is a little wrong."""
     eps = float(np.finfo(FLOATS[chain.dtype]).eps)
-    rng = np.random.default_rng(1)
     moved = [0.0 for _ in want]
     with np.errstate(all="ignore"):
-        for _ in range(3):
-            for k, (a, b) in enumerate(zip(noisy(chain, rng), want, strict=True)):
+        for out in noisy(chain, np.random.default_rng(1)):
+            for k, (a, b) in enumerate(zip(out, want, strict=True)):
                 gap = np.abs(a - b)[np.isfinite(a) & np.isfinite(b)]
                 moved[k] = max(moved[k], float(gap.max()) if gap.size else 0.0)
-    out = []
+    tol = []
     for worst, w in zip(moved, want, strict=True):
         finite = np.abs(w[np.isfinite(w)])
         size = float(finite.max()) if finite.size else 0.0
         terms = 16 * (1 + sum(chain.sizes.values()))
-        out.append(np.asarray(eps * terms * (size + worst / NOISE)))
-    return tuple(out)
+        tol.append(np.asarray(eps * terms * (size + worst / NOISE)))
+    return tuple(tol)
 
 
 def difference(

@@ -209,6 +209,17 @@ def seen(tiles: Tiles, sizes: dict[str, int]) -> tuple[dict[str, int], dict[str,
     return moved, {a: sum(e[0] == a for e in kept) for a in {e[0] for e in kept}}
 
 
+def agree(tiles: Tiles, several: list[dict[str, int]]) -> None:
+    """Counts are what is seen; where they say `at most`, they are not below it."""
+    formulas = (streamed(tiles), compulsory(tiles))
+    for sizes in several:
+        for words, wanted in zip(formulas, seen(tiles, sizes), strict=True):
+            for w in words:
+                n, right = w.count.value(sizes), wanted.get(w.array, 0)
+                assert n == right or (n > right and not w.count.exact), (w.array, n, right, sizes)
+            assert wanted.keys() <= {w.array for w in words}
+
+
 def counted(tiles: Tiles, sizes: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
     out = []
     for words in (streamed(tiles), compulsory(tiles)):
@@ -231,8 +242,7 @@ def sizes_of(text: str) -> list[dict[str, int]]:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_words_are_those_seen(name: str) -> None:
     tiles = placed(PROGRAMS[name]).tiles
-    for sizes in sizes_of(PROGRAMS[name]):
-        assert counted(tiles, sizes) == seen(tiles, sizes), sizes
+    agree(tiles, sizes_of(PROGRAMS[name]))
     assert all(w.count.exact for w in streamed(tiles))
 
 
@@ -240,16 +250,14 @@ def test_words_are_those_seen(name: str) -> None:
 @pytest.mark.parametrize("strategy", [Strategy(2, 1, 4), Strategy(4, 8, 12), Strategy(2, 2, 4, 4, 2, 2)])
 def test_words_for_other_tiles(name: str, strategy: Strategy) -> None:
     tiles = placed(PROGRAMS[name], strategy).tiles
-    for sizes in sizes_of(PROGRAMS[name])[::2]:
-        assert counted(tiles, sizes) == seen(tiles, sizes), sizes
+    agree(tiles, sizes_of(PROGRAMS[name])[::2])
 
 
 @pytest.mark.parametrize("name", ["causal", "window", "sinks", "strided"])
 def test_tiles_with_a_case_each(name: str) -> None:
     """Ranges that are not intervals: each tile of the streamed axis is empty, full or partial on its own."""
     tiles = placed(PROGRAMS[name], Strategy(2, 4, 4, 4, 2, 4)).tiles
-    for sizes in sizes_of(PROGRAMS[name]):
-        assert counted(tiles, sizes) == seen(tiles, sizes), sizes
+    agree(tiles, sizes_of(PROGRAMS[name]))
 
 
 # formulas --------------------------------------------------------------------------------------------------------------

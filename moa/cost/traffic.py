@@ -45,16 +45,21 @@ class Tiled:
 class Touch:
     """Elements of an array that one work item loads or stores.
 
-    traversal   the streamed axis its index depends on, "" if none
+    over        the streamed axes its index depends on
     tiled       the loop whose every tile is a case of its own; then bounds and cond depend on the tile's number
     """
 
     array: str
     write: bool
     spans: Spans
-    traversal: str = ""
+    over: tuple[str, ...] = ()
     tiled: Tiled | None = None
     exact: bool = True
+
+    @property
+    def traversal(self) -> str:
+        """The innermost streamed axis, "" for what is resident."""
+        return self.over[-1] if self.over else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +160,11 @@ class Walk:
                 case Loop():
                     inside, cases, exact = self.loop(s, env, tiled)
                     found = self.body(s.body, inside, cases)
-                    if not exact:
-                        found = {replace(t, exact=False): c for t, c in found.items()}
+                    ran = at_least_zero(inside[s.axis].hi - inside[s.axis].lo - 1) if s.axis not in cases else TRUE
+                    ran = TRUE if self.facts.hold(ran) else ran
+                    found = {t: c if s.axis in t.over else both(c, ran) for t, c in found.items()}
+                    if not exact or s.axis in cases:
+                        found = {t if exact and s.axis in t.over else replace(t, exact=False): c for t, c in found.items()}
                 case When():
                     when = s.cond.replace(lambda a: tiled[a.name[:-2]].origin if a.name[:-2] in tiled else None)
                     when = when.replace(lambda a: self.bound(var(a.name)) if a.kind == "var" else None)
@@ -211,7 +219,7 @@ class Walk:
             seen |= ranged
             spans.append(span)
         case = next((tiled[v] for v in streams if v in tiled), None)
-        return Touch(array, write, tuple(spans), streams[-1] if streams else "", case, exact)
+        return Touch(array, write, tuple(spans), tuple(streams), case, exact)
 
     def span(self, p: Poly, extent: Poly, env: Mapping[str, Span]) -> tuple[Span, bool]:
         """The elements along one axis that an index reaches, and whether they are known."""
@@ -243,7 +251,11 @@ class Walk:
         resident = [t.spans for t in mine if not t.traversal]
         base, exact = count(resident, self.facts)
         exact = exact and all(t.exact for t in mine)
-        total = of(base, (), self.items)
+        when = {self.touches[t] for t in mine if not t.traversal}
+        if len(when) == 1 and not _reads_data(base):
+            total = of(select(*when, base, const(0)), (), self.items)
+        else:
+            total, exact = of(base, (), self.items), exact and not when
         for traversal in dict.fromkeys(t.traversal for t in mine if t.traversal):
             whole = [t.spans for t in mine if t.traversal == traversal and t.tiled is None]
             if whole:
@@ -285,9 +297,9 @@ class Walk:
         return out, exact
 
     def on_tile(self, t: Touch) -> Cond:
-        """When a touch happens, as a condition on the number of its tile."""
+        """When a touch happens, as a condition on numbers of tiles."""
         if t.tiled is None:
-            return TRUE
+            return self.touches[t]
         number = var(t.tiled.number)
         return both(self.touches[t], at_least_zero(number), at_least_zero(t.tiled.tiles - 1 - number))
 

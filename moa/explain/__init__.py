@@ -6,15 +6,17 @@ stages. The page renames index variables and arrays for the reader; the represen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from moa.explain.fold import folds
+from moa.cost import Cost, cost
+from moa.explain.fold import folds, recurrences
 from moa.explain.laws import contract, laws, refused
 from moa.explain.names import names_of
 from moa.explain.page import formula, groups, head, laid_out, normal_form
 from moa.explain.placed import kernel_lines
 from moa.explain.program import program_text
+from moa.explain.text import INDENT, WIDTH, wrapped
+from moa.kernel import KEYS, VECTORS
 from moa.normal import Fold
 from moa.pipeline import STAGES, Derivation, Placed, place
 from moa.text import MoaError, printable
@@ -23,20 +25,20 @@ from moa.tile import Strategy
 if TYPE_CHECKING:
     from moa.kernel import Kernel
 
-__all__ = ["error_bound", "explain", "placed_of", "program_text"]
+__all__ = ["cost_of", "error_bound", "explain", "placed_for", "program_text"]
 
 
 def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None = None) -> str:
     """The page of a kernel, or one representation of it as text.
 
     stage   None for the page, or one of program, equations, normal, tiles, loops, source
-    placed  the variant that the lower part is about: by default the last one that ran, else one for many rows
+    placed  what the lower part is about: by default the variant that ran last, else one for many rows
     Errors: MoaError of kind "argument" for a stage that does not exist
     """
     if stage is not None and stage not in STAGES:
         text = f"there is no stage {printable(stage)!r}"
         raise MoaError("argument", text, None, f"choose one of {', '.join(STAGES)}")
-    d = kernel.derivation
+    d, ran = last(kernel) if placed is None else (kernel.derivation, placed)
     match stage:
         case "program":
             return program_text(d.program)
@@ -44,7 +46,7 @@ def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None =
             return str(d.equations)
         case "normal":
             return str(d.streamed)
-    placed = placed or placed_of(kernel)
+    placed = ran or placed_for(kernel)
     match stage:
         case "tiles":
             return str(placed.tiles)
@@ -52,39 +54,50 @@ def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None =
             return str(placed.lowered.loops)
         case "source":
             return source_of(placed)
-    names = names_of(kernel._source, d)
+    return page(kernel, d, placed)
+
+
+def page(kernel: Kernel, d: Derivation, placed: Placed) -> str:
+    source = kernel._source
+    names = names_of(source, d)
     sections = [
-        ("formula", formula(kernel._source)),
-        ("normal form", normal_form(kernel._source, names)),
+        ("formula", formula(source)),
+        ("normal form", normal_form(source, names)),
         ("groups", groups(names)),
         ("laws", laws(names)),
         ("refused", refused(names)),
         ("fold", folds(names)),
+        ("recurrence", recurrences(names)),
         ("kernel", kernel_lines(names, placed, kernel._element)),
         ("contract", contract(names)),
         ("error", error_lines(d, kernel.dtype)),
+        ("words", words(cost(d, placed))),
     ]
-    return f"{head(kernel._source, names, kernel.dtype)}\n\n{laid_out(sections)}"
+    return f"{head(source, names, kernel.dtype)}\n\n{laid_out(sections)}"
 
 
-def placed_of(kernel: Kernel) -> Placed:
-    """The variant that ran last; before any call, the one for many rows of contiguous arrays."""
+def last(kernel: Kernel) -> tuple[Derivation, Placed | None]:
+    """The derivation and the variant that ran last; before any call, the derivation for `...` of no axes and None."""
+    for (inputs, *_), variant in reversed(kernel._variants.items()):
+        for d in kernel._derivations.values():
+            if variant.built is not None and d.program.inputs == inputs:
+                return d, variant.placed
+    return kernel.derivation, None
+
+
+def placed_for(kernel: Kernel, width: int | None = None) -> Placed:
+    """The variant for many rows of contiguous arrays, with vectors of `width` lanes (by default this machine's)."""
     from moa.backends.llvm import host
 
-    built = [v.placed for v in kernel._variants.values() if v.built is not None]
-    return built[-1] if built else placed_for(kernel, host().width(kernel._element))
-
-
-def placed_for(kernel: Kernel, width: int, fixed: Mapping[str, int] | None = None) -> Placed:
-    """The variant for many rows of contiguous arrays and vectors of `width` lanes."""
-    from moa.kernel import KEYS, VECTORS
-
+    width = width or host().width(kernel._element)
     d = kernel.derivation
     strategy = Strategy(width, VECTORS * width, KEYS[kernel._element], 4, 4 if kernel._element == "f32" else 2)
     own = {p.name for p in d.program.inputs}
     for e in d.streamed.equations:
         own |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
-    return place(d, strategy, kernel._element, fixed or {}, frozenset(own))
+    for r in d.streamed.recurrences:
+        own |= {c.name for c in r.components} | {x.name for x in r.readers}
+    return place(d, strategy, kernel._element, {}, frozenset(own))
 
 
 def source_of(placed: Placed) -> str:
@@ -93,6 +106,34 @@ def source_of(placed: Placed) -> str:
     from moa.expand import expand
 
     return print_llvm(expand(placed.lowered.loops), host())
+
+
+def cost_of(kernel: Kernel, **sizes: int) -> Cost:
+    """The cost of the variant that ran last, else of one for many rows.
+
+    Errors: MoaError of kind "argument" where some sizes are given and one is missing, or one is not a size
+    """
+    d, placed = last(kernel)
+    known = kernel._names() if d is kernel.derivation else tuple(dict.fromkeys((*d.program.sizes(), *kernel._names())))
+    for name in sizes:
+        if name not in known:
+            text = f"{kernel.name} has no size {printable(name)}"
+            raise MoaError("argument", text, None, f"its sizes: {', '.join(known) or 'none'}")
+    missing = [n for n in known if sizes and n not in sizes]
+    if missing:
+        text = f"no value for {', '.join(missing)}"
+        raise MoaError("argument", text, None, f"give all of {', '.join(known)}, or none for the formulas")
+    return cost(d, placed or placed_for(kernel), **sizes)
+
+
+def words(c: Cost) -> list[str]:
+    """Elements that must be read or written at least once, and those that the loops of this kernel move."""
+    lines = wrapped(f"each input and result once: {c.compulsory_words}", 4, WIDTH - INDENT)
+    for level in c.levels:
+        lines.append(f"between {level.between}:")
+        for a in level.arrays:
+            lines += wrapped(f"  {a.array}: {a.count}", 6, WIDTH - INDENT)
+    return lines
 
 
 def error_bound(derivation: Derivation, dtype: str) -> str | None:

@@ -21,6 +21,28 @@ def folds(names: Names) -> list[str]:
     return lines
 
 
+def recurrences(names: Names) -> list[str]:
+    """Each scan that stays one step after the other: what a state starts as and how a step makes the next one."""
+    lines: list[str] = []
+    for r in names.derivation.equations.recurrences:
+        scope: Scope = ("equations", r.components[0].name)
+        axis = names.letter(scope, r.axis[0])
+        order = " backwards" if r.reverse else ""
+        kept = ("the state before it" if r.exclusive else "every state") if r.keep else "the last state"
+        lines.append(f"{axis} < {names.poly(scope, r.axis[1])}{order}, one step after the other; {kept} is kept")
+        lines += [line for x in r.maps for line in wrapped(f"  {_step(names, x)}", 6, WIDTH - INDENT)]
+        for c in r.components:
+            here: Scope = ("equations", c.name)
+            text = f"  {element(names, here, c.state, c.outer)} from {names.scalar(here, c.start)}"
+            lines += wrapped(f"{text}, then {names.scalar(here, c.body)}", 6, WIDTH - INDENT)
+        lines += [line for x in r.readers for line in wrapped(f"  {_step(names, x)}", 6, WIDTH - INDENT)]
+    return lines
+
+
+def _step(names: Names, x: Eq) -> str:
+    return equation(names, ("equations", x.name), x)
+
+
 def _fold(names: Names, f: Fold) -> list[str]:
     scope: Scope = ("streamed", f.members[0].name)
     axis = names.letter(scope, f.axis[0])

@@ -107,7 +107,7 @@ def _condition(names: Names, scope: Scope, s: Step, what: str, why: str) -> str:
     where = _own(names, scope, s)
     own = _references(names, s.target)
     what, why = names.text(where, what, own), names.text(where, why, own)
-    return f"{what} ({why})" if what[-3:] != " is" else f"{what} {why}"
+    return f"the move {what} {why}" if what == "C is" else f"{what} ({why})"
 
 
 def _references(names: Names, target: str) -> dict[str, str]:

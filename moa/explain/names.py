@@ -51,6 +51,14 @@ def entries(system: str, normal: Normal) -> Iterator[Entry]:
             found = tuple(dict.fromkeys(y for s in scalars for y in loads(s)))
             yield Entry((system, m.name), m.name, tuple(v for v, _ in m.outer), (e.axis[0],), found)
 
+    for r in normal.recurrences:
+        for x in (*r.maps, *r.readers):
+            yield entry(system, x)
+        for c in r.components:
+            kept = tuple(v for v, _ in r.kept(c))
+            red = () if r.axis[0] in kept else (r.axis[0],)
+            yield Entry((system, c.name), c.name, kept, red, tuple(y for y in loads(c.body) if "#" not in y[0]))
+
 
 def entry(system: str, e: Eq) -> Entry:
     found = tuple(dict.fromkeys(y for _, s in e.pieces for y in loads(s)))
@@ -85,15 +93,15 @@ class Axes:
         found = tuple(found)
         own = {e.array for e in found}
         for e in found:
-            for k, v in enumerate(e.outer):
-                self.join((*e.scope, v), self.axis(e.scope[0], e.array, k))
-            for v in e.red:
-                self.join((*e.scope, v), self.axis(e.scope[0], e.array, REDUCED_AXIS))
+            for k, x in enumerate(e.outer):
+                self.join((*e.scope, x), self.axis(e.scope[0], e.array, k))
+            for x in e.red:
+                self.join((*e.scope, x), self.axis(e.scope[0], e.array, REDUCED_AXIS))
         for e in found:
             for array, index in e.loads:
                 name = array.split("#")[0]
                 for k, p in enumerate(index):
-                    v = p.as_var()
+                    v: str | None = p.as_var()
                     if v is not None and name in own:
                         self.join((*e.scope, v), self.axis(e.scope[0], name, k))
 
@@ -215,9 +223,10 @@ def _letters(names: Names) -> None:
     """A letter for every class: results first, then reduced axes from the results backwards, then the rest."""
     normal = names.derivation.equations
     by_name = {e.name: e for e in normal.equations if isinstance(e, Eq)}
+    outer = {e.array: e.outer for e in entries("equations", normal)}
     parts: dict[str, list[Node]] = {"row": [], "column": [], "leading": [], "reduced": [], "other": []}
     for name in normal.outputs:
-        own: list[Node] = [("equations", name, v) for v, _ in by_name[name].outer]
+        own: list[Node] = [("equations", name, v) for v in outer[name]]
         parts["row"] += own[-2:-1] if len(own) > 1 else own
         parts["column"] += own[-1:] if len(own) > 1 else []
         parts["leading"] += own[:-2]
@@ -244,17 +253,23 @@ def _arrays(names: Names, given: Mapping[Scalar, str]) -> None:
     """A name for every array: of the result, of the text, of what it multiplies, and otherwise its own."""
     normal = names.derivation.equations
     equations = [e for e in normal.equations if isinstance(e, Eq)]
-    result = {e.name: _copied(e) or e.name for e in equations if e.name in normal.outputs}
     inlined = forms(normal)
     known: dict[str, str] = {p.name: p.name for p in normal.inputs}
-    for output, name in result.items():
-        known[name] = known[output] = names.free(output)
+    for name in normal.outputs:
+        known[name] = names.free(name)
+    for e in equations:
+        copied = _copied(e) if e.name in normal.outputs else None
+        if copied is not None:
+            known.setdefault(copied, known[e.name])
     for e in equations:
         if e.name in known:
             continue
         word = given.get(canonical(inlined[e.name][1]), "")
         made = _made_of(e, known)
         known[e.name] = names.free(*_spelled(word), *made, e.name)
+    for r in normal.recurrences:
+        for name in (*(c.name for c in r.components), *(x.name for x in (*r.maps, *r.readers))):
+            known.setdefault(name, name)
     for name, shown in known.items():
         if name not in {p.name for p in normal.inputs}:
             names.arrays[("equations", name)] = shown

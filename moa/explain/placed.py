@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from moa.cost.sums import Count, Sum
 from moa.explain.names import Names
 from moa.explain.text import INDENT, WIDTH, wrapped
 from moa.loops import Element
 from moa.normal import Eq, loads
 from moa.pipeline import Placed
+from moa.poly import Poly
 from moa.tiles import Loop, Nest, Phase, TileStmt, When
 
 
@@ -30,7 +32,9 @@ def kernel_lines(names: Names, placed: Placed, dtype: Element) -> list[str]:
 
         grid = [f"{p.axis(a).step} of {letters[a]}" if p.axis(a).step > 1 else f"one {letters[a]}" for a in p.items]
         count = len(list(_nests(p.body)))
-        text = f"{p.name}: an item is {' and '.join(grid) if grid else 'all of it'}, {shown(items)} items in parallel; "
+        text = (
+            f"{p.name}: an item is {' and '.join(grid) if grid else 'all of it'}, {counted(items)} items in parallel; "
+        )
         lines += wrapped(f"{text}{count} nest{'s' * (count > 1)} of loops each", 4, WIDTH - INDENT)
         for loop in _loops(p.body):
             by = f" by {p.axis(loop.axis).step}" if p.axis(loop.axis).step else ""
@@ -41,13 +45,18 @@ def kernel_lines(names: Names, placed: Placed, dtype: Element) -> list[str]:
             lines += wrapped(text, 6, WIDTH - INDENT)
     for x in starts:
         lines.append(f"  where {x} is the first {x[:-2]} of the item")
-    scratch = f"scratch {placed.lowered.scratch_bytes} bytes a thread"
+    scratch = f"scratch {counted(placed.lowered.scratch_bytes)} bytes a thread"
     vectors = f"{s.width} lanes of {dtype}" if s.width > 1 else f"one lane of {dtype}"
     stored = [a for a in placed.tiles.arrays if a.role == "workspace"]
     arrays = ", ".join(f"{names.array('streamed', a.name)}[{', '.join(map(str, a.shape))}]" for a in stored)
     lines.append(f"{vectors}; {scratch}")
     lines.append(f"between phases in memory: {arrays or 'nothing'}")
     return lines
+
+
+def counted(p: Poly) -> str:
+    """A count with divisions written as ceilings."""
+    return str(Count((Sum(p),)))
 
 
 LOOP_KINDS = {
