@@ -17,7 +17,6 @@ from moa.interp.normal import run as run_normal
 from moa.interp.tiles import run as run_tiles
 from moa.interp.scalar import evaluate as scalar_value
 from moa.loops import Element
-from moa.naming import name
 from moa.oracle import _value, bind, evaluate, oracle
 from moa.parse import parse
 from moa.pipeline import Derivation, Placed, derive, place
@@ -59,14 +58,11 @@ class Chain:
         return oracle(self.program, self.arrays)
 
     def normal(self, streamed: bool = False, tile: int | None = None) -> tuple[Array, ...]:
+        if self.derivation.inlined.recurrences:  # have no meaning there yet: the oracle stands in
+            return self.oracle()
         system = self.derivation.streamed if streamed else self.derivation.inlined
         params = {**self.scalars, "lowest": float(np.finfo(FLOATS[self.dtype]).min)}
         found = run_normal(system, self.data, self.sizes, params, tile)
-        return tuple(found[o] for o in system.outputs)
-
-    def named(self) -> tuple[Array, ...]:
-        system = name(self.derivation.streamed)
-        found = run_normal(system, self.data, self.sizes, self.scalars)
         return tuple(found[o] for o in system.outputs)
 
     def place(self, strategy: Strategy, fixed: Mapping[str, int] | None = None) -> Placed:
@@ -83,11 +79,13 @@ class Chain:
         with np.errstate(all="ignore"):
             hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in placed.tiles.hosts}
         memory = {k: np.ascontiguousarray(v) for k, v in self.data.items()}
+        kinds = {"f": FLOATS[self.dtype], "i": np.int64, "b": np.bool_}
         for a in placed.tiles.arrays:
-            if a.role == "input" and a.kind == "i":
-                memory[a.name] = memory[a.name].astype(np.int64)
-            if a.role != "input":
-                memory[a.name] = np.full(tuple(evaluate(e, self.sizes) for e in a.shape), np.nan, FLOATS[self.dtype])
+            if a.role == "input":
+                memory[a.name] = memory[a.name].astype(kinds[a.kind])
+            else:
+                shape = tuple(evaluate(e, self.sizes) for e in a.shape)
+                memory[a.name] = np.full(shape, np.nan if a.kind == "f" else 77, kinds[a.kind])
         return memory, hosts
 
     def slots(self, placed: Placed, memory: Mapping[str, Array], hosts: Mapping[str, float]) -> list[Any]:
@@ -149,6 +147,8 @@ def stored(derivation: Derivation) -> frozenset[str]:
     out: set[str] = set()
     for e in derivation.streamed.equations:
         out |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
+    for r in derivation.streamed.recurrences:
+        out |= {x.name for x in (*r.components, *r.readers)}
     return frozenset(out)
 
 

@@ -15,6 +15,15 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+JOIN = """def join(p, q):
+    (m1, l1, a1), (m2, l2, a2) = p, q
+    m = maximum(m1, m2)
+    return m, l1 * exp(m1 - m) + l2 * exp(m2 - m), a1 * exp(m1 - m) + a2 * exp(m2 - m)
+"""
+DECAY = """def decay(S, x):
+    k, v, g = x
+    return g[:, None] * S + k[:, None] * v[None, :]
+"""
 INFINITE = ("-inf rows", "-inf prefix", "-inf", "+inf", "nan")
 Choose = Callable[[Sequence[Any]], Any]
 Array = np.ndarray[Any, Any]
@@ -133,6 +142,7 @@ class Sketch:
     lead: bool
     params: list[Param] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    head: str = ""  # functions before the kernel
     finite: bool = False  # whether the data has to be finite
 
     def chance(self, parts: int) -> bool:
@@ -375,7 +385,7 @@ def finish(s: Sketch, name: str, masked: bool = False) -> Case:
     params = ordered(s.params)
     used = {a for p in params for a in p.axes}
     lead = choose(((), (2,), (1,), (2, 3), (0,))) if s.lead else ()
-    text = f"def {name}({', '.join(p.text() for p in params)}):\n" + "\n".join(s.lines)
+    text = f"{s.head}def {name}({', '.join(p.text() for p in params)}):\n" + "\n".join(s.lines)
     return Case(text, params, {k: v for k, v in sizes.items() if k in used or True}, data, choose(range(1000)), lead)
 
 
@@ -392,7 +402,7 @@ def other(choose: Choose) -> Case:
     x = s.array("X", "n", "d")
     kind = choose(
         ("mean", "norm", "rms", "extreme", "prod", "gather", "structure", "map", "pool", "scan of nothing", "distance",
-         "select", "matrix", "variance", "batch", "lookup", "argmax", "reshape")
+         "select", "matrix", "variance", "batch", "lookup", "argmax", "reshape", "sorted", "scan", "join", "decay")
     )  # fmt: skip
     axis = choose(("-1", "-2"))
     match kind:
@@ -460,7 +470,35 @@ def other(choose: Choose) -> Case:
             y = s.array("Y", "d", "c")
             s.line(choose((f"return {x} @ {y}", f"return softmax({x} @ {y})", f"return ({x} @ {y}).T")))
         case "argmax":
-            s.line(f"return sum(where({x} == max({x}, axis=-1, keepdims=True), {x}, 0))")
+            s.line(choose((f"return sum(where({x} == max({x}, axis=-1, keepdims=True), {x}, 0))",
+                           f"return argmax({x}, axis={axis})", f"return argmax(tanh({x}), axis={axis}), max({x})")))  # fmt: skip
+        case "sorted":
+            s.params = [p for p in s.params if p.name != "X"]
+            s.lead = False
+            x = s.param("X", ("n", "d"))
+            s.line(choose((f"return argsort({x}, axis={axis})", f"return argsort(sum({x})), sum({x})",
+                           f"return sum({x} * argsort({x}, axis=-1))", f"return {x}[argsort(sum({x}))]")))  # fmt: skip
+        case "scan":
+            f = choose(("cumsum", "cummax"))
+            s.line(choose((f"return {f}({x}, axis={axis})", f"return {f}({x} * 2, axis={axis}) + 1",
+                           f"return sum({f}({x}, axis={axis}), axis=-1)", f"return {f}({x} - max({x}, axis=-1, keepdims=True), axis=-2)")))  # fmt: skip
+        case "join":
+            s.params, s.lead = [], False
+            q, k, v = s.param("q", ("d",)), s.param("K", ("m", "d")), s.param("V", ("m", "c"))
+            how = choose(("scan", "fold"))
+            flags = choose(("", ", reverse=True", ", exclusive=True")) if how == "scan" else ""
+            s.head = JOIN
+            s.line(f"s = {k} @ {q}")
+            s.line(f"m, l, a = {how}(join, (s, ones(m), {v}), axis=0, identity=(-inf, 0, 0){flags})")
+            s.line(choose(("return a, l", "return a / l[:, None]" if how == "scan" else "return a / l", "return m, a")))
+        case "decay":
+            s.params, s.lead = [], False
+            k, v = s.param("K", ("m", "d")), s.param("V", ("m", "c"))
+            g = s.param("G", ("m", "d"), values="positive")
+            s.head = DECAY
+            flags = choose(("", ", reverse=True", ", exclusive=True"))
+            s.line(f"S = scan(decay, ({k}, {v}, 0.5 * {g}), axis=0, init=zeros(d, c){flags})")
+            s.line(choose(("return S", f"return sum({k}[..., None] * S, axis=1)", "return sum(S, axis=0)")))
         case _:
             y = s.param("Y", ("n", "4"))
             s.params = [p for p in s.params if p.name != "X"]

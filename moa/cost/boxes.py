@@ -6,6 +6,7 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from moa.domains import implied
 from moa.normal import TRUE, Cond, at_least_zero, both, either
@@ -93,13 +94,12 @@ def _outermost(boxes: list[Spans], facts: Facts) -> list[Spans]:
 
 
 def merged(boxes: list[Spans], facts: Facts) -> list[Spans]:
-    """The boxes with those that differ along one axis only joined, where their union is a box."""
+    """The boxes with neighbours in the list that differ along one axis only joined, where their union is a box."""
     for n in range(len(boxes), 1, -1):
-        for chosen in itertools.combinations(boxes, n):
-            joined = _joined(chosen, facts)
+        for k in range(len(boxes) - n + 1):
+            joined = _joined(boxes[k : k + n], facts)
             if joined is not None:
-                rest = [b for b in boxes if b not in chosen]
-                return merged([*rest, joined], facts)
+                return merged([*boxes[:k], joined, *boxes[k + n :]], facts)
     return boxes
 
 
@@ -108,20 +108,22 @@ def _joined(boxes: Sequence[Spans], facts: Facts) -> Spans | None:
     differing = [k for k in range(len(first)) if any(b[k] != first[k] for b in boxes)]
     if len(differing) != 1:
         return None
-    k = differing[0]
-    spans = [b[k] for b in boxes]
-    if not all(s.same_lattice(spans[0]) for s in spans):
+    (k,) = differing
+    hull = _hull(tuple(b[k] for b in boxes), facts)
+    return None if hull is None else (*first[:k], hull, *first[k + 1 :])
+
+
+@lru_cache(maxsize=1024)
+def _hull(spans: Spans, facts: Facts) -> Span | None:
+    """The span from the first one's start to the last one's end, if that is the union of all."""
+    first, last = spans[0], spans[-1]
+    if not all(s.same_lattice(first) for s in spans):
         return None
+    hull = Span(first.lo, last.hi, first.scale, first.offset)
     x = "x@"
-    union = either(*(_within(x, s) for s in spans))
-    for a, b in itertools.product(spans, spans):
-        hull = Span(a.lo, b.hi, a.scale, a.offset)
-        within = _within(x, hull)
-        if implied(within, both(facts.under, union), dict(facts.extents)) and implied(
-            union, both(facts.under, within), dict(facts.extents)
-        ):
-            return (*first[:k], hull, *first[k + 1 :])
-    return None
+    union, within, extents = either(*(_within(x, s) for s in spans)), _within(x, hull), dict(facts.extents)
+    same = implied(within, both(facts.under, union), extents) and implied(union, both(facts.under, within), extents)
+    return hull if same else None
 
 
 def _within(x: str, s: Span) -> Cond:

@@ -229,9 +229,10 @@ def _atom_text(a: Atom) -> str:
 
 
 def rounded_up(a: Atom) -> Poly | None:
-    """p where a division is (p + d - 1) // d, d a literal above 1: p / d rounded up."""
+    """p where a division is best read as (p + d - 1) // d: p / d rounded up."""
     d: int | None = a.args[1].as_int()
-    if d is None or d < 2 or a.args[0].terms[-1] != ((), Fraction(d - 1)):
+    m, c = a.args[0].terms[-1]
+    if d is None or d < 2 or m or c < d - 1:
         return None
     p: Poly = a.args[0] - (d - 1)
     return p

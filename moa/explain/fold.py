@@ -59,7 +59,10 @@ def _fold(names: Names, f: Fold) -> list[str]:
         lines.append(f"{shown} = {names.scalar(('streamed', user.name), r)}; {shown}' is {shown} after this {axis}")
     for x in f.maps:
         here: Scope = ("streamed", x.name)
-        primed = {load(n, i): load(names.array("streamed", n) + "'", ()) for n, i in _loads_of(x, refs.values())}
+        primed = {
+            load(n, (names.poly(here, p) for p in i)): load(names.array("streamed", n) + "'", ())
+            for n, i in _loads_of(x, refs.values())
+        }
         text = f"{element(names, here, x.name, x.outer)} = {names.scalar(here, x.body, primed)}"
         lines += wrapped(text, 4, WIDTH - INDENT)
     rows: list[tuple[str, ...]] = [("state", "starts as", "move", "add", "finish")]

@@ -8,6 +8,7 @@ from moa.explain.names import Names, Scope
 from moa.explain.text import INDENT, WIDTH, equation, wrapped
 from moa.laws.table import LAWS
 from moa.normal import Eq, Fold
+from moa.psi import PSI
 from moa.rewrite import Contract, Step
 
 CONTRACTS: dict[Contract, str] = {
@@ -68,6 +69,10 @@ def contract(names: Names) -> list[str]:
     found: dict[Contract, list[str]] = {}
     if any(isinstance(e, Eq) and e.op in ("add", "mul") for e in names.derivation.equations.equations):
         found["reassociates"] = ["tiling"]
+    for rule in names.derivation.trace.counts:
+        law = PSI.laws.get(rule)
+        if law is not None and law.contract != "exact":
+            found.setdefault(law.contract, []).append(rule)
     for s in names.derivation.trace.steps:
         if s.contract != "exact" and s.law not in found.setdefault(s.contract, []):
             found[s.contract].append(s.law)

@@ -33,13 +33,19 @@ def head(source: ir.Source, names: Names, dtype: str) -> str:
     f = source.functions[-1]
     program = names.derivation.program
     lead = any(isinstance(d, ir.Name) and d.name == "..." for p in f.parameters for d in p.dims or ())
-    results = []
+    leading, results = leading_sizes(names), []
     for k in program.outputs:
         v = next(x for x in program.values if x.number == k)
-        results.append(f"[{', '.join([*(['...'] if lead else []), *map(str, v.shape)])}]")
+        shape = [s for s in map(str, v.shape) if not (lead and s in leading)]
+        results.append(f"[{', '.join([*(['...'] if lead else []), *shape])}]")
     parameters = ", ".join(_parameter(p) for p in f.parameters)
     place = f"{printable(f.span.file)}:{f.span.line}"
     return f"{place}  {f.name.name}({parameters}) -> {', '.join(results)}  in {dtype}"
+
+
+def leading_sizes(names: Names) -> list[str]:
+    """The sizes that `...` stands for in this derivation."""
+    return [s for s in names.derivation.program.sizes() if s.startswith("batch") and s[5:].isdigit()]
 
 
 def _parameter(p: ir.Parameter) -> str:
@@ -94,7 +100,8 @@ def normal_form(source: ir.Source, names: Names) -> list[str]:
         if left != right:  # an output that is a reduction stands there once
             lines += wrapped(f"  {text}", 6, WIDTH - INDENT)
     if any(isinstance(x, ir.Name) and x.name == "..." for p in source.functions[-1].parameters for x in p.dims or ()):
-        lines.append("`...` stands for no axes on this page: each axis that it gets is one more index of every array")
+        here = ", ".join(leading_sizes(names)) or "no axes"
+        lines.append(f"`...` stands for {here} on this page: each leading axis is one more index")
     letters = extents(names, equations, "equations")
     lines += wrapped(f"for {letters}; flops {factored(flops(d.equations))}", 2, WIDTH - INDENT)
     return lines

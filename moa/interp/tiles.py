@@ -20,6 +20,10 @@ from moa.poly import Poly
 from moa.tiles import Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When
 
 
+UNSET: dict[str, tuple[Any, Any]] = {"i": (np.iinfo(np.int64).min, np.int64), "b": (False, np.bool_)}
+"""What elements of arrays in memory are before they are stored, beside NaN for floats; and their type."""
+
+
 def run(
     tiles: Tiles,
     arrays: Mapping[str, Any],
@@ -61,7 +65,7 @@ class _Run:
                 found = self.arrays[a.name].shape
                 assert found == shape, f"{a.name} has shape {found}, expected {shape}"
             else:
-                self.arrays[a.name] = np.full(shape, np.nan, dtype)
+                self.arrays[a.name] = np.full(shape, *UNSET.get(a.kind, (np.nan, dtype)))
                 self.stores[a.name] = np.zeros(shape, np.int64)
 
 
@@ -219,7 +223,7 @@ class _PhaseRun:
                 inside = _TileBox(self, at_axes, np.ones(total.shape, bool))
                 total = combined(s.op, np.broadcast_to(inside.load(array, index), total.shape), total)
             values = total
-        self.store(array, index, at_axes, np.asarray(values).astype(self.machine.dtype))
+        self.store(array, index, at_axes, np.asarray(values))
 
     def box_axes(self, names: tuple[str, ...]) -> Axes:
         """Index arrays of axes of tiles, over global values, and what has one value here."""
@@ -244,7 +248,7 @@ class _PhaseRun:
         for axis, x in enumerate(at):
             inside = (x >= 0) & (x < target.shape[axis])
             assert inside.all(), f"a store to {array}[{', '.join(map(str, index))}] on axis {axis}"
-        target[tuple(at)] = values
+        target[tuple(at)] = values.astype(target.dtype)
         if count is None:
             self.written[array][tuple(at)] = True
         else:
