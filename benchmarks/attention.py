@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -95,7 +96,7 @@ def in_numpy(q: Array, k: Array, v: Array, causal: bool) -> Array:
     return np.asarray(scores @ v / total)
 
 
-# peers -----------------------------------------------------------------------------------------------------------------
+# peers --------------------------------------------------------------------------------------------------------------
 
 
 class Result:
@@ -129,7 +130,7 @@ def peers(cell: Cell, names: list[str], probe: Callable[[Cell], Any]) -> Iterato
         match name:
             case "kernel":
                 kernel = moa.compile(CAUSAL if cell.causal else FULL, dtype=cell.dtype)
-                yield returning(name, lambda kernel=kernel: kernel(q, k, v, threads=cell.threads))
+                yield returning(name, partial(kernel, q, k, v, threads=cell.threads))
             case "probe":
                 attn = probe(cell)
                 if attn is None:
@@ -139,13 +140,13 @@ def peers(cell: Cell, names: list[str], probe: Callable[[Cell], Any]) -> Iterato
                 numbers = [ctypes.c_int(x) for x in (cell.heads, cell.n, cell.m, int(cell.causal), cell.threads)]
                 kept = Result()
                 kept.value = out
-                yield peer(name, lambda attn=attn, a=addresses, b=numbers: attn(*a, *b), kept)
+                yield peer(name, partial(attn, *addresses, *numbers), kept)
             case "numpy":
                 if set_blas_threads(cell.threads) or cell.threads == os.cpu_count():
                     yield returning(name, lambda: in_numpy(q, k, v, cell.causal))
             case "torch":
                 try:
-                    import torch
+                    import torch  # type: ignore[import-not-found]
                 except ImportError:
                     continue
                 torch.set_num_threads(cell.threads)
@@ -174,14 +175,18 @@ class Probe:
         if key not in self.libraries:
             library = Path(self.folder.name) / f"{cell.dtype}_{cell.d}.so"
             command = [compiler, "-O3", "-march=native", "-fopenmp", "-ffp-contract=fast", "-shared", "-fPIC"]
-            command += [f"-DD={cell.d}", *(["-DF64"] if cell.dtype == "float64" else []), *self.flags[cell.dtype].split()]
+            command += [
+                f"-DD={cell.d}",
+                *(["-DF64"] if cell.dtype == "float64" else []),
+                *self.flags[cell.dtype].split(),
+            ]
             subprocess.run([*command, str(self.source), "-o", str(library), "-lm"], check=True)
             self.libraries[key] = loaded = ctypes.CDLL(str(library))
             loaded.init_attn()
         return self.libraries[key].attn
 
 
-# cells -----------------------------------------------------------------------------------------------------------------
+# cells --------------------------------------------------------------------------------------------------------------
 
 
 def cells(o: argparse.Namespace) -> list[Cell]:
@@ -285,20 +290,20 @@ def main() -> None:
     probe = Probe(o.probe, {"float32": o.flags_f32, "float64": o.flags_f64})
     tty = sys.stderr.isatty()
 
-    def progress(message: str) -> None:
+    def progress(*message: str) -> None:
         if tty:
-            print(f"\r\x1b[K{message[:150]}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{': '.join(message)[:150]}", end="", file=sys.stderr, flush=True)
 
     record: dict[str, Any] = {"options": {k: str(v) for k, v in vars(o).items() if k != "probe"}, "cells": []}
     print(HEAD)
     try:
         for cell in cells(o):
-            progress(f"{cell.title}: preparing")
+            progress(cell.title, "preparing")
             ceiling = Ceiling(cell.dtype, cell.threads)
             found: list[Peer] = []
             try:
                 found.extend(peers(cell, o.peers, probe))
-                measure(found, ceiling, o.clean, o.seconds, lambda s, t=cell.title: progress(f"{t}: {s}"))
+                measure(found, ceiling, o.clean, o.seconds, partial(progress, cell.title))
             finally:
                 progress("")
                 measured = [p for p in found if p.samples]
@@ -324,7 +329,7 @@ def cell_record(cell: Cell, found: list[Peer], ceiling: Ceiling) -> dict[str, An
         "peers": {
             p.name: {
                 "error": p.error,
-                "samples": [[s.seconds, s.before, s.after, s.stolen] for s in p.samples],
+                "samples": [[s.seconds, s.before, s.after, s.waited_s, s.stolen] for s in p.samples],
                 "clean": [s.clean(ceiling.peak) for s in p.samples],
             }
             for p in found

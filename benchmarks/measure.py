@@ -1,7 +1,7 @@
 """Measuring on a machine that is shared: peers in turn, each sample between two probes of the machine's speed.
 
-A sample counts as clean when the machine was at its full speed just before and just after it. Clean samples only are
-summarised; peers that are compared take turns, so that what slows one slows the others. The probe is a loop of
+A sample counts as clean when the machine was at its full speed just before and just after it, and no thread had to wait
+for a processor meanwhile. Clean samples only are summarised; peers that are compared take turns, so that what slows one slows the others. The probe is a loop of
 independent fused multiply-adds, built by the project's own backend: it needs no compiler, and its best rate is the
 ceiling that results are measured against.
 """
@@ -27,6 +27,7 @@ DTYPES: dict[str, Element] = {"float32": "f32", "float64": "f64"}
 CHAINS = 16  # independent accumulators: more than latency times throughput, and they fit the registers
 PROBE_S = 0.25e-3
 CLEAN = 0.9  # of the best rate seen
+WAITED = 0.01  # of a sample's time
 PAUSE_S = 4e-3  # before a sample: threads that an earlier peer left spinning go to sleep
 
 
@@ -97,6 +98,17 @@ class Ceiling:
         return max(self.rates, default=0.0)
 
 
+def waited_s() -> float:
+    """Seconds that threads of this process have been ready and without a processor; 0 where the system does not say."""
+    total = 0
+    for task in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            total += int(task.read_text(encoding="ascii").split()[1])
+        except (OSError, IndexError, ValueError):
+            continue
+    return total * 1e-9
+
+
 def stolen() -> int:
     """Ticks that the host has taken from this machine so far; 0 where the system does not say."""
     try:
@@ -108,15 +120,20 @@ def stolen() -> int:
 
 @dataclass(slots=True)
 class Sample:
-    """seconds; the rates of the probes before and after, flop/s; whether the host took the processor meanwhile."""
+    """seconds; the rates of the probes before and after, flop/s; seconds that threads waited for a processor.
+
+    stolen      whether the host took a processor meanwhile
+    """
 
     seconds: float
     before: float
     after: float
+    waited_s: float
     stolen: bool
 
     def clean(self, peak: float) -> bool:
-        return not self.stolen and min(self.before, self.after) >= CLEAN * peak
+        calm = not self.stolen and self.waited_s <= WAITED * self.seconds
+        return calm and min(self.before, self.after) >= CLEAN * peak
 
 
 @dataclass(slots=True)
@@ -171,11 +188,13 @@ def sample(work: Callable[[], object], ceiling: Ceiling) -> Sample:
     time.sleep(PAUSE_S)
     taken = stolen()
     before = ceiling.rate()
+    ready = waited_s()
     start = time.perf_counter()
     work()
     seconds = time.perf_counter() - start
+    waited = waited_s() - ready
     after = ceiling.rate()
-    return Sample(seconds, before, after, stolen() != taken)
+    return Sample(seconds, before, after, waited, stolen() != taken)
 
 
 def set_blas_threads(count: int) -> bool:

@@ -74,7 +74,7 @@ Floats = Annotated[Dtype, typer.Option("--dtype", help="What the kernel computes
 # Commands ------------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(short_help="Run a program on arrays.")
 def run(
     file: File,
     values: Annotated[
@@ -111,7 +111,7 @@ def run(
             say(f"wrote {', '.join(names)} to {printable(str(out))}")
 
 
-@app.command()
+@app.command(short_help="Show the way from the formula to the kernel.")
 def explain(
     file: File,
     stage: Annotated[Stage | None, typer.Option("--stage", help="Print one representation instead.")] = None,
@@ -124,7 +124,7 @@ def explain(
         say(titled(text) if stage is None else Text(text))
 
 
-@app.command()
+@app.command(short_help="Check a kernel on hard inputs.")
 def verify(file: File, dtype: Floats = Dtype.float32, shape: Shapes = None) -> None:
     """Check a kernel against the oracle on hard inputs, and prove the side conditions of its laws again."""
     with guarded():
@@ -134,7 +134,7 @@ def verify(file: File, dtype: Floats = Dtype.float32, shape: Shapes = None) -> N
             raise typer.Exit(FAILED)
 
 
-@app.command()
+@app.command(short_help="Count operations and the words that move.")
 def cost(file: File, size: Sizes = None, dtype: Floats = Dtype.float32, shape: Shapes = None) -> None:
     """Count operations and the words that move: formulas, and numbers where every size is given."""
     with guarded():
@@ -142,7 +142,7 @@ def cost(file: File, size: Sizes = None, dtype: Floats = Dtype.float32, shape: S
         say(str(made(file, shape, dtype).cost(**sizes)))
 
 
-@app.command()
+@app.command(short_help="List the laws of the book.")
 def laws() -> None:
     """List the laws of the book: what each says, what it does to numbers, and where it comes from."""
     with guarded():
@@ -157,7 +157,7 @@ def laws() -> None:
                 say(Text(f"      {law.contract}; {law.source}", style="dim"))
 
 
-@app.command()
+@app.command(short_help="List operators and functions.")
 def ops() -> None:
     """List the operators with their algebra, and the functions of the language with their parameters."""
     with guarded():
@@ -395,7 +395,18 @@ def stop(message: str) -> NoReturn:
 
 def main() -> None:
     """The entry of the command `moa`."""
-    app(prog_name="moa")
+    try:
+        status = app(prog_name="moa", standalone_mode=False)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception as e:
+        told = getattr(e, "format_message", None)  # what the parser of the command line raises
+        if told is None:
+            raise
+        print("\n".join(printable(line) for line in str(told()).splitlines()), file=sys.stderr)
+        print("  hint: moa --help, or moa COMMAND --help", file=sys.stderr)
+        status = MISTAKE
+    sys.exit(status or 0)
 
 
 if __name__ == "__main__":

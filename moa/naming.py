@@ -20,6 +20,7 @@ from moa.normal import (
     Member,
     Normal,
     Scalar,
+    cond_loads,
     cond_scalars,
     load,
     loads,
@@ -258,15 +259,17 @@ def reads(e: Eq | Fold) -> set[str]:
     """The names of all arrays an equation loads."""
     out: set[str] = set()
     if isinstance(e, Eq):
-        for c, s in e.pieces:
-            out |= {a for a, _ in loads(s)} | {a.name for a in c.atoms() if a.kind == "load"}
+        for c, s in ((e.domain, None), *e.pieces):
+            out |= {a for a, _ in cond_loads(c)} | ({a for a, _ in loads(s)} if s is not None else set())
         return out
     own = {m.state(k) for m in e.members for k in range(m.width)} | {m.name for m in e.members}
     own |= set(e.references().values()) | {x.name for x in e.maps}
     for x in e.maps:
         out |= reads(x)
     for m in e.members:
-        for _, basis in m.pieces:
+        out |= {a for a, _ in cond_loads(m.domain)}
+        for c, basis in m.pieces:
+            out |= {a for a, _ in cond_loads(c)}
             for b in basis:
                 out |= {a for a, _ in loads(b)}
         for r in (*m.refs, m.finish):

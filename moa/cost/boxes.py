@@ -12,6 +12,7 @@ from moa.domains import implied
 from moa.normal import TRUE, Cond, at_least_zero, both, either
 from moa.poly import Poly, const, maximum, minimum, var
 
+ZERO = const(0)
 MOST = 6  # boxes of one array that are told apart by inclusion and exclusion
 
 
@@ -22,7 +23,7 @@ class Span:
     lo: Poly
     hi: Poly
     scale: int = 1
-    offset: Poly = const(0)
+    offset: Poly = ZERO
 
     def same_lattice(self, other: Span) -> bool:
         return self.scale == other.scale and self.offset == other.offset
@@ -144,9 +145,7 @@ def _same_lattices(group: Sequence[Spans]) -> bool:
 
 
 def _common(a: Spans, b: Spans) -> Spans:
-    return tuple(
-        Span(maximum(x.lo, y.lo), minimum(x.hi, y.hi), x.scale, x.offset) for x, y in zip(a, b, strict=True)
-    )
+    return tuple(Span(maximum(x.lo, y.lo), minimum(x.hi, y.hi), x.scale, x.offset) for x, y in zip(a, b, strict=True))
 
 
 def facts_of(extents: Mapping[str, Poly], under: Cond = TRUE) -> Facts:

@@ -152,4 +152,3 @@ def names(derivation: Derivation) -> tuple[str, ...]:
     """The sizes and integer parameters of a program."""
     program = derivation.program
     return (*program.sizes(), *(p.name for p in program.inputs if p.kind == "i" and not p.shape))
-

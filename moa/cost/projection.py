@@ -31,6 +31,9 @@ def projected(parts: Iterable[tuple[Poly, Poly, Cond]], extent: Poly) -> tuple[P
             where = found.params().coalesce()
             build = isl.AstBuild.from_context(given)
             guard = None if given.is_subset(where) else frame.read_cond(build.expr_from_set(where.gist(given)))
+            for leaf in leaves(guard) if guard is not None else ():
+                if frame.set(frame.cond(leaf), dims=()).intersect(given).is_equal(where):
+                    guard = leaf
             box = frame.set(whole, dims=["x0"]).intersect_params(where)
             if box.is_equal(found):
                 return const(0), extent if guard is None else select(guard, extent, const(0))
@@ -43,3 +46,8 @@ def projected(parts: Iterable[tuple[Poly, Poly, Cond]], extent: Poly) -> tuple[P
             return first, last + 1 if guard is None else select(guard, last + 1, first)
     except TooLong:
         return None
+
+
+def leaves(c: Cond) -> tuple[Cond, ...]:
+    """The comparisons that a condition is made of."""
+    return tuple(y for x in c.args for y in leaves(x)) if c.op in ("and", "or") else (c,)

@@ -18,6 +18,7 @@ from moa.interp.scalar import Box
 from moa.normal import Cond
 from moa.poly import Atom, Poly, const, minimum, var
 
+ONE = const(1)
 Over = tuple[tuple[str, Poly], ...]  # (variable, how many values it has from 0 on), outermost first
 
 
@@ -84,7 +85,7 @@ class Sum:
 
     factor: Poly
     over: Over = ()
-    body: Poly = const(1)
+    body: Poly = ONE
 
     def __str__(self) -> str:
         signs = " ".join(f"sum_{{{v} < {text(extent)}}}" for v, extent in self.over)
@@ -111,9 +112,7 @@ class Count:
 
     def value(self, sizes: Mapping[str, int]) -> int:
         """The number, at given sizes."""
-        return sum(
-            _integer(_box({}, sizes).poly(s.factor)) * _value(s.over, s.body, {}, sizes) for s in self.sums
-        )
+        return sum(_integer(_box({}, sizes).poly(s.factor)) * _value(s.over, s.body, {}, sizes) for s in self.sums)
 
     def formula(self) -> Any:
         """The count as an expression of sympy."""
@@ -194,7 +193,7 @@ def _along(s: Sum, a: Along) -> list[Sum]:
     return out
 
 
-# text ------------------------------------------------------------------------------------------------------------------
+# text ---------------------------------------------------------------------------------------------------------------
 
 
 def text(p: Poly, around: int = 0) -> str:
@@ -209,7 +208,7 @@ def text(p: Poly, around: int = 0) -> str:
     parts = []
     for m, c in p.terms:
         powers = [f"{_atom_text(a)}^{m.count(a)}" if m.count(a) > 1 else _atom_text(a) for a in dict.fromkeys(m)]
-        size = abs(c)
+        size: Fraction = max(c, -c)
         number = [] if size == 1 and m else [str(size) if size.denominator == 1 else f"({size})"]
         parts.append(("-" if c < 0 else "+", "*".join([*number, *powers])))
     out = ("-" if parts[0][0] == "-" else "") + parts[0][1]
@@ -230,15 +229,13 @@ def _atom_text(a: Atom) -> str:
 
 def rounded_up(a: Atom) -> Poly | None:
     """p where a division is best read as (p + d - 1) // d: p / d rounded up."""
+    p: Poly = a.args[0]
     d: int | None = a.args[1].as_int()
-    m, c = a.args[0].terms[-1]
-    if d is None or d < 2 or m or c < d - 1:
-        return None
-    p: Poly = a.args[0] - (d - 1)
-    return p
+    m, c = p.terms[-1]
+    return None if d is None or d < 2 or m or c < d - 1 else p - (d - 1)
 
 
-# sympy -----------------------------------------------------------------------------------------------------------------
+# sympy --------------------------------------------------------------------------------------------------------------
 
 
 def symbol(name: str) -> Any:

@@ -1,9 +1,9 @@
 """What a kernel's work items touch: a walk over its Tiles, nothing of which is known beforehand.
 
-A work item runs beside a cache that holds its rows. Elements whose index is free of the streamed axis are resident: they
-move once an item. A traversal of a streamed axis moves each of its elements once, a second traversal moves them again.
-Scratch stays in the cache; elements of arrays in memory are counted where a statement loads or stores them, masked lanes
-and branches not taken included.
+A work item runs beside a cache that holds its rows. Elements whose index is free of the streamed axis are resident:
+they move once an item. A traversal of a streamed axis moves each of its elements once, a second traversal moves them
+again. Scratch stays in the cache; elements of arrays in memory are counted where a statement loads or stores them,
+masked lanes and branches not taken included.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ class Walk:
                     ran = TRUE if self.facts.hold(ran) else ran
                     found = {t: c if s.axis in t.over else both(c, ran) for t, c in found.items()}
                     if not exact or s.axis in cases:
-                        found = {t if exact and s.axis in t.over else replace(t, exact=False): c for t, c in found.items()}
+                        sure = {t: exact and s.axis in t.over for t in found}
+                        found = {t if sure[t] else replace(t, exact=False): c for t, c in found.items()}
                 case When():
                     when = s.cond.replace(lambda a: tiled[a.name[:-2]].origin if a.name[:-2] in tiled else None)
                     when = when.replace(lambda a: self.bound(var(a.name)) if a.kind == "var" else None)
@@ -253,7 +254,8 @@ class Walk:
         exact = exact and all(t.exact for t in mine)
         when = {self.touches[t] for t in mine if not t.traversal}
         if len(when) == 1 and not _reads_data(base):
-            total = of(select(*when, base, const(0)), (), self.items)
+            (always,) = when
+            total = of(select(always, base, const(0)), (), self.items)
         else:
             total, exact = of(base, (), self.items), exact and not when
         for traversal in dict.fromkeys(t.traversal for t in mine if t.traversal):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from moa.loops import ELEMENT_BYTES, Arg, CallFn, Carried, Const, Element, Fn, For, If, Loops, Name, Op, Stmt
 from moa.lower.address import Address, Slot, stride
 from moa.lower.builder import Builder
-from moa.lower.nest import NestLowering, Store
+from moa.lower.memory import Store
+from moa.lower.nest import NestLowering
 from moa.normal import scalar_atoms
 from moa.poly import Poly, const, maximum
 from moa.tiles import Loop, Nest, Phase, Tiles, TileStmt, When

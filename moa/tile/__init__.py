@@ -11,7 +11,8 @@ from dataclasses import replace
 from moa.naming import reads
 from moa.normal import Axis, Eq, Fold, Index, Member, Normal, Recurrence, Scalar, load, loads, rename
 from moa.poly import Poly, var
-from moa.tile.phase import PhaseBuilder, Target, fold_uses
+from moa.tile.formulas import fold_uses
+from moa.tile.phase import PhaseBuilder, Target
 from moa.tile.plan import NeedStore, Plan
 from moa.tile.reuse import reuse
 from moa.tile.strategy import Strategy

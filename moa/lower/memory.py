@@ -1,0 +1,241 @@
+"""Where the values of a nest are: positions, addresses, loads and stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from moa.loops import Arg, Const, Element, Type
+from moa.lower.address import Address
+from moa.lower.builder import Builder
+from moa.normal import Index, Scalar
+from moa.poly import Poly, const, maximum, minimum, var
+from moa.tiles import Nest, TileAxis
+
+Local = tuple[str, int]  # position inside a tile: a local loop variable ("" for none) plus a constant
+Place = dict[str, Local]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where arrays and tiles are, for one phase."""
+
+    axes: dict[str, TileAxis]
+    row: str | None
+    width: int
+    element: Element
+    shapes: dict[str, tuple[Poly, ...]]  # arrays in memory
+    elements: dict[str, Element]
+    tiles: dict[str, tuple[str, ...]]  # axes of scratch tiles
+    strides: dict[str, tuple[Poly, ...]]
+    offsets: dict[str, Poly]  # bytes in the workspace
+    spill: Poly  # bytes: room for one vector
+
+
+@dataclass(slots=True)
+class Frame:
+    """What is known at one depth of the nest."""
+
+    memo: dict[tuple[object, ...], Arg] = field(default_factory=dict)
+
+
+class Memory:
+    """One nest in its function. `outer` reads index variables, origins and counts of the enclosing function."""
+
+    def __init__(
+        self, store: Store, b: Builder, address: Address, workspace: Arg, outer: Callable[[str], Arg], nest: Nest
+    ) -> None:
+        self.store = store
+        self.b = b
+        self.address = address
+        self.workspace = workspace
+        self.outer = outer
+        self.nest = nest
+        self.locals: dict[str, Arg] = {}
+        self.frames: list[Frame] = [Frame()]
+        self.tail: Arg | None = None  # lanes of the last, incomplete vector: how many
+        self.lane = nest.lane
+        self.rows = nest.lane is not None and nest.lane == store.row  # lanes are the rows of the item: all of them
+
+    @contextmanager
+    def frame(self) -> Iterator[None]:
+        self.frames.append(Frame())
+        yield
+        self.frames.pop()
+
+    def env(self, name: str) -> Arg:
+        return self.locals[name] if name in self.locals else self.outer(name)
+
+    def count(self, axis: str) -> Arg:
+        a = self.store.axes[axis]
+        if a.role == "whole":
+            return self.address.poly(a.extent, self.env)
+        return self.outer(f"{axis}#")
+
+    def origin(self, axis: str) -> Poly:
+        return const(0) if self.store.axes[axis].role == "whole" else var(f"{axis}@0")
+
+    def global_poly(self, p: Poly, place: Place) -> Poly:
+        """An index over local variables and origins."""
+        names = {}
+        for axis, (symbol, k) in place.items():
+            names[axis] = self.origin(axis) + (var(symbol) if symbol else const(0)) + k
+        return p.rename(names)
+
+    def int_value(self, p: Poly, place: Place) -> Arg:
+        return self.address.poly(self.global_poly(p, place), self.env)
+
+    def as_type(self, a: Arg, kind: Type) -> Arg:
+        if a.type == kind:
+            return a
+        assert (a.type, kind) in (("f", "v"), ("b", "m")), (a, kind)
+        return self.b.pure(kind, "splat" if kind == "v" else "bsplat", a)
+
+    def each_lane(self, f: Callable[[Place], Arg], place: Place) -> Arg:
+        """A vector made lane by lane; positions beyond the end are clamped to the last one."""
+        assert self.lane is not None
+        out: Arg = Const(0.0, "v")
+        for k, at in enumerate(self.lane_places(place)):
+            out = self.b.pure("v", "insert", out, f(at), attrs=(k,))
+        return out
+
+    def lane_places(self, place: Place) -> Iterator[Place]:
+        assert self.lane is not None
+        symbol, base = place[self.lane]
+        last = self.b.isub(self.count(self.lane), Const(1, "i"))
+        for k in range(self.store.width):
+            if self.tail is None and not self.rows:
+                yield {**place, self.lane: (symbol, base + k)}
+                continue
+            at = self.address.poly((var(symbol) if symbol else const(0)) + base + k, self.env)
+            name = f"{self.lane}:{symbol}{base + k}"
+            self.locals[name] = self.b.imin(at, last)
+            yield {**place, self.lane: (name, 0)}
+
+    def lane_mask(self, place: Place) -> Arg | None:
+        """The lanes that exist, None where all do."""
+        if self.rows:
+            assert self.lane is not None
+            symbol, base = place[self.lane]
+            at = self.address.poly((var(symbol) if symbol else const(0)) + base, self.env)
+            return self.b.pure("m", "first", self.b.isub(self.count(self.lane), at))
+        return None if self.tail is None else self.b.pure("m", "first", self.tail)
+
+    def offset(self, array: str, index: Index, place: Place) -> tuple[Arg, Poly, Element]:
+        """(pointer, offset in elements, element type)."""
+        where = tuple(self.global_poly(p, place) for p in index)
+        if array in self.store.tiles:
+            axes, strides = self.store.tiles[array], self.store.strides[array]
+            offset = const(0)
+            for p, axis, step in zip(where, axes, strides, strict=True):
+                offset = offset + (p - self.origin(axis)) * step
+            at = self.address.poly(self.store.offsets[array], self.env)
+            return self.b.pure("p", "offset", self.workspace, at, attrs=("u8",)), offset, self.store.element
+        offset = const(0)
+        strides = self.store.strides[array]
+        for p, q, extent, step in zip(index, where, self.store.shapes[array], strides, strict=False):
+            # selects may discard what lies outside the axis: what may lie there is clamped into it
+            within = q if self.inside(p, extent) else maximum(minimum(q, extent - 1), const(0))
+            offset = offset + within * step
+        return self.address.pointer(array), offset, self.store.elements[array]
+
+    def inside(self, p: Poly, extent: Poly) -> bool:
+        """Whether an index is inside an axis by construction: a variable whose own axis is no longer, or a literal."""
+        v = p.as_var()
+        if v is None or v not in self.store.axes:
+            return p.as_int() is not None
+        room = (extent - self.store.axes[v].extent).as_int()
+        return room is not None and room >= 0
+
+    def unit(self, array: str, index: Index) -> bool:
+        """Whether consecutive lanes are consecutive elements."""
+        assert self.lane is not None
+        if any(self.lane in p.vars() for p in index[:-1]) or self.store.strides[array][-1] != const(1):
+            return False
+        c = index[-1].coefficient(self.lane)
+        return c is not None and c.as_int() == 1
+
+    def aligned(self, array: str, index: Index, place: Place) -> bool:
+        """Whether a vector of a tile starts at a multiple of the width: its row does, and so does its position."""
+        assert self.lane is not None
+        local = self.global_poly(index[-1], place) - self.origin(self.lane)
+        return local.as_int() is not None or local == var(f"{self.lane}:l")
+
+    def load(self, s: Scalar, place: Place) -> Arg:
+        array, index = s.args
+        if self.lane is None or not any(self.lane in p.vars() for p in index):
+            pointer, offset, element = self.offset(array, index, place)
+            return self.b.here("f", "load", pointer, self.address.poly(offset, self.env), attrs=(element, False))
+        if not self.unit(array, index):
+
+            def one(at: Place) -> Arg:
+                pointer, offset, element = self.offset(array, index, at)
+                return self.b.here("f", "load", pointer, self.address.poly(offset, self.env), attrs=(element, False))
+
+            return self.each_lane(one, place)
+        in_tile = array in self.store.tiles
+        last = self.global_poly(index[-1], place)
+        if in_tile or self.inside(index[-1], self.store.shapes[array][-1]):
+            pointer, offset, element = self.offset(array, index, place)
+            at = self.address.poly(offset, self.env)
+            mask = None if in_tile else self.lane_mask(place)
+        else:  # shifted: lanes outside the axis are not read
+            start, extent = self.address.poly(last, self.env), self.store.shapes[array][-1]
+            upper = self.b.isub(self.address.poly(extent, self.env), start)
+            mask = self.b.pure("m", "first", upper)
+            lower = self.b.pure("m", "first", self.b.isub(Const(0, "i"), start))
+            mask = self.b.pure("m", "band", mask, self.b.pure("m", "bnot", lower))
+            pointer, offset, element = (
+                self.offset(array, index[:-1], place)
+                if len(index) > 1
+                else (self.address.pointer(array), const(0), self.store.elements[array])
+            )
+            at = self.b.iadd(self.address.poly(offset, self.env), start)
+        if mask is None:
+            aligned = in_tile and self.aligned(array, index, place)
+            return self.b.here("v", "load", pointer, at, attrs=(element, aligned))
+        return self.b.here("v", "loadm", pointer, at, mask, attrs=(element, False))
+
+    def store_at(self, array: str, index: Index, value: Arg, place: Place) -> None:
+        b = self.b
+        in_tile = array in self.store.tiles
+        if value.type in ("f", "i"):
+            pointer, offset, element = self.offset(array, index, place)
+            if element == "u8":
+                value = b.icmp("ne", value, Const(0, "i"))
+            b.here(None, "store", pointer, self.address.poly(offset, self.env), value, attrs=(element, False))
+            return
+        if self.unit(array, index):
+            pointer, offset, element = self.offset(array, index, place)
+            at = self.address.poly(offset, self.env)
+            mask = None if in_tile else self.lane_mask(place)
+            if mask is None:
+                aligned = in_tile and self.aligned(array, index, place)
+                b.here(None, "store", pointer, at, value, attrs=(element, aligned))
+            else:
+                b.here(None, "storem", pointer, at, value, mask, attrs=(element, False))
+            return
+        if not self.rows and self.tail is None:
+            for k, at_lane in enumerate(self.lane_places(place)):
+                pointer, offset, element = self.offset(array, index, at_lane)
+                lane = b.pure("f", "extract", value, attrs=(k,))
+                b.here(None, "store", pointer, self.address.poly(offset, self.env), lane, attrs=(element, False))
+            return
+        self.scatter(array, index, value, place)
+
+    def scatter(self, array: str, index: Index, value: Arg, place: Place) -> None:
+        """Stores the lanes that exist one by one, through a vector of room in the workspace."""
+        assert self.lane is not None
+        b, w = self.b, self.store.width
+        room = b.pure("p", "offset", self.workspace, self.address.poly(self.store.spill, self.env), attrs=("u8",))
+        b.here(None, "store", room, Const(0, "i"), value, attrs=(self.store.element, True))
+        symbol, base = place[self.lane]
+        first = self.address.poly((var(symbol) if symbol else const(0)) + base, self.env)
+        left = b.imin(b.isub(self.count(self.lane), first), Const(w, "i"))
+        with b.loop(Const(0, "i"), left, Const(1, "i"), []) as body, self.frame():
+            name = f"{self.lane}:{symbol}{base}s"
+            self.locals[name] = b.iadd(first, body.index)
+            one = b.here("f", "load", room, body.index, attrs=(self.store.element, False))
+            pointer, offset, element = self.offset(array, index, {**place, self.lane: (name, 0)})
+            b.here(None, "store", pointer, self.address.poly(offset, self.env), one, attrs=(element, False))

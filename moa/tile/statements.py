@@ -1,0 +1,236 @@
+"""From equations to statements on tiles: the recursion that every phase is built by.
+
+`resolve` replaces the load of an equation by the load of a tile, and emits the statements that fill the tile at the
+outermost loop where they can stand. An equation used at several index patterns is several tiles (recomputed); what
+cannot be a tile of the work item raises `NeedStore` and becomes an array in memory.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from moa.normal import (
+    TRUE,
+    Axis,
+    Cond,
+    Eq,
+    Fold,
+    Index,
+    Member,
+    Scalar,
+    choose,
+    lit,
+    load,
+    loads,
+    map_scalar,
+    rename,
+    rename_cond,
+)
+from moa.ops import OPERATORS
+from moa.poly import Poly, var
+from moa.tile.formulas import base_two
+from moa.tile.place import as_index, choose_lane, place, stride_kind
+from moa.tile.plan import Plan
+from moa.tiles import Map, Reduce, Tile, TileAxis, TileStmt
+
+
+@dataclass(slots=True)
+class Scope:
+    """A place for statements: the work item (loop is None) or the body of a loop over tiles."""
+
+    parent: Scope | None
+    loop: str | None
+    out: list[TileStmt] = field(default_factory=list)
+    memo: dict[tuple[object, ...], Scalar] = field(default_factory=dict)
+
+    def find(self, key: tuple[object, ...]) -> Scalar | None:
+        if key in self.memo:
+            return self.memo[key]
+        return None if self.parent is None else self.parent.find(key)
+
+
+class Statements(ABC):
+    """The axes, tiles and statements of one phase. `items` are its item axes, `row` the one that is tiled."""
+
+    def __init__(self, plan: Plan, name: str, items: tuple[Axis, ...], row: str | None) -> None:
+        self.plan = plan
+        self.name = name
+        self.row = row if plan.strategy.rows > 1 else None
+        self.axes: dict[str, TileAxis] = {}
+        for v, extent in items:
+            self.axes[v] = TileAxis(v, "item", extent, plan.strategy.rows if v == row else 1)
+        self.items = tuple(v for v, _ in items)
+        self.tiles: dict[str, Tile] = {}
+        self.states: dict[str, tuple[str, tuple[int, ...]]] = {}  # state -> tile, positions of its axes in a load
+        self.instances: dict[tuple[str, Index, tuple[str, ...]], str] = {}
+        self.reduced: dict[tuple[str, Index], str] = {}  # axis over which an instance of a Reduce runs
+        self.scope = Scope(None, None)
+        self.folds: dict[tuple[object, ...], Fold] = {}
+
+    @abstractmethod
+    def finished(self, fold: Fold, member: Member, index: Index) -> Scalar:
+        """The value of a member of a fold, over its states; the fold is emitted in the work item if it was not."""
+
+    # names ---------------------------------------------------------------------------------------------------------
+
+    def fresh_axis(self, wanted: str, extent: Poly, step: int = 0) -> str:
+        k, name = 0, wanted
+        while name in self.axes:
+            k += 1
+            name = f"{wanted}{k}"
+        self.axes[name] = TileAxis(name, "loop" if step else "whole", extent, step)
+        return name
+
+    def fresh_tile(self, wanted: str, axes: tuple[str, ...]) -> str:
+        k, name = 0, wanted
+        while name in self.tiles or name in self.plan.memory:
+            k += 1
+            name = f"{wanted}'{k}"
+        self.tiles[name] = Tile(name, axes)
+        return name
+
+    def tile_for(self, name: str, index: Index, axes: tuple[str, ...], home: Scope) -> str:
+        """The tile of an instance: rounds that exclude each other (full, partial) use the same one."""
+        key = (name, index, axes)
+        known = self.instances.get(key)
+        if known is not None and all(known != x.args[0] for x in home.memo.values() if x.op == "load"):
+            return known
+        self.instances[key] = self.fresh_tile(name, axes)
+        return self.instances[key]
+
+    def tiled(self, v: str) -> bool:
+        """Whether a variable is an axis of tiles (and not a single value in each work item)."""
+        return self.axes[v].step != 1
+
+    def order(self, names: Iterable[str], lane: str | None) -> tuple[str, ...]:
+        """Axes of a tile: as given, with the lane axis (or the row axis) last, contiguous."""
+        out = list(names)
+        last = lane if lane in out else self.row
+        if last in out:
+            out.remove(last)
+            out.append(last)
+        return tuple(out)
+
+    # expressions ---------------------------------------------------------------------------------------------------
+
+    def resolve(self, s: Scalar, scope: Scope) -> Scalar:
+        """s with every load of an equation replaced by the load of a tile, or by what defines it."""
+        return map_scalar(s, lambda x: self.resolve_load(x, scope) if x.op == "load" else None)
+
+    def resolve_load(self, x: Scalar, scope: Scope, mask: Cond = TRUE) -> Scalar | None:
+        array, index = x.args
+        if array in self.states:
+            tile, positions = self.states[array]
+            return load(tile, (index[k] for k in positions))
+        if array in self.plan.memory:
+            return None
+        if array in self.plan.members:
+            fold, member = self.plan.members[array]
+            return self.resolve(self.finished(fold, member, index), scope)
+        if array in self.plan.equations:
+            return self.instance(self.plan.equations[array], index, scope, mask)
+        assert array in self.tiles, array
+        return None
+
+    def instance(self, e: Eq, index: Index, scope: Scope, mask: Cond) -> Scalar:
+        """The load of a tile that holds e at this index pattern; its statements are emitted if they were not."""
+        used = frozenset(v for p in index for v in p.vars()) | mask.vars()
+        home = scope
+        while home.parent is not None and home.loop not in used and e.name not in self.plan.moving:
+            home = home.parent
+        key = (e.name, index, mask)
+        found = home.find(key)
+        if found is not None:
+            return found
+        names = [v for v in self.axes if v in used and self.tiled(v)]
+        mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+        over: tuple[str, ...] = ()
+        if e.kind == "reduce":
+            whole = self.reduction(e, index, load("?", ()), home)
+            over, value = whole.over, whole.value
+        else:
+            value = self.resolve(rename(e.body, mapping), home)
+        if not mask.is_true:
+            value = choose(mask, value, lit(0))
+        lane = self.lane(load("?", as_index(names)), value, over, free=True)
+        tile = self.tile_for(e.name, index, self.order(names, lane), home)
+        target = load(tile, as_index(self.tiles[tile].axes))
+        self.emit(Reduce(target, e.op, value, over, True) if over else Map(target, value), home)
+        home.memo[key] = target
+        return target
+
+    def reduction(self, e: Eq, index: Index, target: Scalar, home: Scope | None = None) -> Reduce:
+        """The statement that reduces e at an index into a target."""
+        assert e.red is not None
+        home = home or self.scope
+        mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+        red = self.reduced.get((e.name, index))
+        if red is None:
+            red = self.reduced[e.name, index] = self.fresh_axis("k", e.red[1].rename(mapping))
+        mapping[e.red[0]] = var(red)
+        identity = value = lit(float(OPERATORS[e.op].identity))  # type: ignore[arg-type]
+        for c, s in reversed(e.pieces):
+            value = choose(rename_cond(c, mapping), self.resolve(rename(s, mapping), home), value)
+        value = choose(rename_cond(e.domain, mapping), value, identity)
+        return Reduce(target, e.op, value, (red,), True)
+
+    def named(self, s: Scalar) -> bool:
+        """Whether s is the load of a Map that becomes a tile."""
+        return s.op == "load" and s.args[0] in self.plan.equations and s.args[0] not in self.plan.memory
+
+    # statements ----------------------------------------------------------------------------------------------------
+
+    def lane(self, target: Scalar, value: Scalar, over: tuple[str, ...], free: bool = False) -> str | None:
+        """The cheapest lane axis of a statement; `free`: the target may still put any of its axes last."""
+        if target.args[0] in self.plan.memory and self.plan.memory[target.args[0]].kind != "f":
+            return None  # integers are scalars
+        axes = [self.axes[v] for v in self.statement_axes(target, over)]
+        return choose_lane(axes, target, value, over, self.row, self.plan.strategy, free, self.packable)
+
+    def statement_axes(self, target: Scalar, over: tuple[str, ...]) -> list[str]:
+        """The tiled axes of a statement: those of its target in order, then the reduced ones."""
+        out: list[str] = []
+        for p in target.args[1]:
+            out += [v for v in sorted(p.vars()) if v not in out and self.tiled(v)]
+        return out + [v for v in over if v not in out]
+
+    def packable(self, array: str, index: Index) -> bool:
+        """Whether a load stays the same in every round of the loops of a work item."""
+        return array in self.plan.memory and not any(
+            self.axes[v].role == "loop" for p in index for v in p.vars() if v in self.axes
+        )
+
+    def emit(self, statement: Map | Reduce, scope: Scope) -> None:
+        value = statement.value
+        if scope.loop is not None and any(
+            array.removesuffix(".old") in self.plan.references for array, _ in loads(value)
+        ):
+            value = base_two(value)
+        statement = replace(statement, value=self.plan.hosted(value))
+        over = statement.over if isinstance(statement, Reduce) else ()
+        lane = self.lane(statement.target, statement.value, over)
+        if lane is not None and scope.loop is not None:
+            statement = replace(statement, value=self.packed(statement.value, lane))
+        loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
+        static = frozenset({self.row} if self.row else ())
+        place(scope.out, statement, loops, lane, static, self.plan.strategy)
+
+    def packed(self, value: Scalar, lane: str) -> Scalar:
+        """The value with loop-invariant loads that are strided along the lanes read from a tile packed before."""
+
+        def node(x: Scalar) -> Scalar | None:
+            if x.op != "load" or stride_kind(x.args[1], lane) != "strided" or not self.packable(*x.args):
+                return None
+            key = ("pack", *x.args, lane)
+            found = self.scope.find(key)
+            if found is None:
+                used = frozenset(v for p in x.args[1] for v in p.vars())
+                names = self.order((v for v in self.axes if v in used and self.tiled(v)), lane)
+                tile = self.fresh_tile(f"{x.args[0]}.t", names)
+                found = self.scope.memo[key] = load(tile, as_index(names))
+                self.emit(Map(found, x), self.scope)
+            return found
+
+        return map_scalar(value, node)
