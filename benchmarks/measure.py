@@ -1,9 +1,10 @@
 """Measuring on a machine that is shared: peers in turn, each sample between two probes of the machine's speed.
 
 A sample counts as clean when the machine was at its full speed just before and just after it, and no thread had to wait
-for a processor meanwhile. Clean samples only are summarised; peers that are compared take turns, so that what slows one slows the others. The probe is a loop of
-independent fused multiply-adds, built by the project's own backend: it needs no compiler, and its best rate is the
-ceiling that results are measured against.
+for a processor meanwhile. Clean samples only are summarised; peers that are compared take turns, so that what slows one
+slows the others. One thread is timed by the processor time of the process, so that waiting does not count; several are
+timed by the clock on the wall. The probe is a loop of independent fused multiply-adds, built by the project's own
+backend: it needs no compiler, and its best rate is the ceiling that results are measured against.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Ceiling:
         width = host().width(element)
         self.built = build(multiply_add_loops(element, width))
         self.threads = threads
+        self.clock = time.process_time if threads == 1 else time.perf_counter
         self.room = np.zeros(threads * 64 + 64, np.uint8)
         self.packed = (ctypes.c_int64 * 1)(1000)
         self.flops = 2.0 * CHAINS * width * threads
@@ -82,9 +84,9 @@ class Ceiling:
     def run(self) -> float:
         """The seconds that one probe takes."""
         base = -(-self.room.ctypes.data // 64) * 64
-        start = time.perf_counter()
+        start = self.clock()
         run(self.built.phases[0], ctypes.addressof(self.packed), self.threads, self.threads, base, 64, 1)
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def rate(self) -> float:
         """flop/s of one probe."""
@@ -147,12 +149,12 @@ class Peer:
     error: float = float("nan")
 
     def seconds(self, peak: float) -> tuple[float, float, int]:
-        """(median of the clean samples, best sample, number of clean ones); without clean ones, the median of all."""
+        """(median of the clean samples, best sample, number of clean ones); without clean ones, the best twice."""
         clean = [s.seconds for s in self.samples if s.clean(peak)]
         every = [s.seconds for s in self.samples]
         if not every:
             return float("nan"), float("nan"), 0
-        return median(clean or every), min(every), len(clean)
+        return median(clean or [min(every)]), min(every), len(clean)
 
 
 def measure(
@@ -189,10 +191,10 @@ def sample(work: Callable[[], object], ceiling: Ceiling) -> Sample:
     taken = stolen()
     before = ceiling.rate()
     ready = waited_s()
-    start = time.perf_counter()
+    start = ceiling.clock()
     work()
-    seconds = time.perf_counter() - start
-    waited = waited_s() - ready
+    seconds = ceiling.clock() - start
+    waited = waited_s() - ready if ceiling.threads > 1 else 0.0
     after = ceiling.rate()
     return Sample(seconds, before, after, waited, stolen() != taken)
 

@@ -208,7 +208,7 @@ def text(p: Poly, around: int = 0) -> str:
     parts = []
     for m, c in p.terms:
         powers = [f"{_atom_text(a)}^{m.count(a)}" if m.count(a) > 1 else _atom_text(a) for a in dict.fromkeys(m)]
-        size: Fraction = max(c, -c)
+        size = c if c > 0 else -c
         number = [] if size == 1 and m else [str(size) if size.denominator == 1 else f"({size})"]
         parts.append(("-" if c < 0 else "+", "*".join([*number, *powers])))
     out = ("-" if parts[0][0] == "-" else "") + parts[0][1]

@@ -87,32 +87,27 @@ def reassociate(e: Eq, inner: Eq, fresh: Callable[[str], str]) -> Reassociated:
     if e.op != inner.op:
         raise Stays(f"{e.op} and {inner.op} do not commute")
     axis = e.red[0]
-    outside: tuple[Fraction, Powers] | None = None
+    opened = [(c, _opened(s, inner.name)) for c, s in e.pieces]
+    first = opened[0][1]
     pieces: list[tuple[Cond, Scalar]] = []
-    at: tuple[object, ...] | None = None
-    for c, s in e.pieces:
-        coefficient, parts, guards, found = _opened(s, inner.name, axis)
-        if at is not None and at != found.args:
+    for c, x in opened:
+        if x.load is not first.load:
             raise Stays(f"the pieces read {inner.name} at different places")
-        at = found.args
-        mine = [f for f in parts if not _has(f[0], axis)]
-        if outside is not None and outside != (coefficient, mine):
+        if (x.coefficient, x.outside(axis)) != (first.coefficient, first.outside(axis)):
             raise Stays("the pieces have different factors")
-        outside = coefficient, mine
-        value = product(f for f in parts if _has(f[0], axis))
-        for g in guards:
-            value = choose(g, value, lit(0))
+        value = product(f for f in x.factors if _has(f[0], axis))
+        for g in x.guards:
+            value = choose(g, value, lit(0)) if axis in g.vars() else value
         pieces.append((c, value))
-    assert outside is not None and at is not None
     names = {v for v, _ in (*e.outer, e.red)}
     k: Axis = (_free_name(inner.red[0], names), inner.red[1])
-    mapping = {v: p for (v, _), p in zip(inner.outer, found.args[1], strict=True)} | {inner.red[0]: var(k[0])}
+    mapping = {v: p for (v, _), p in zip(inner.outer, first.load.args[1], strict=True)} | {inner.red[0]: var(k[0])}
     if len(inner.pieces) != 1 or not inner.pieces[0][0].is_true:
         raise Stays(f"{inner.name} has several pieces")
     coefficient, parts = factors(rename(inner.body, mapping))
     outside_parts = [f for f in parts if not _has(f[0], axis)]
     inside_parts = [f for f in parts if _has(f[0], axis)]
-    if not outside_parts and not outside[1] and not any(True for f in inside_parts if not _has(f[0], k[0])):
+    if not outside_parts:
         raise Stays(f"{inner.name} is not a product of a factor with {axis} and one without")
     conditions = tuple(
         c for x in (e.domain, rename_cond(inner.domain, mapping)) for c in sorted(conjuncts(x), key=str)
@@ -122,10 +117,11 @@ def reassociate(e: Eq, inner: Eq, fresh: Callable[[str], str]) -> Reassociated:
     body = tuple((c, _times(product(inside_parts), s)) for c, s in pieces)
     used = inside.vars().union(*(s.vars() | c.vars() for c, s in body))
     made = Eq(fresh("h"), "reduce", _axes(e, k, used), body, e.op, e.red, inside)
-    left = [*outside_parts, (load(made.name, made.index()), 1), *outside[1]]
-    new = replace(
-        e, red=k, domain=around, pieces=((TRUE, product(left, outside[0] * coefficient)),)
-    )
+    free, guards = first.outside(axis)
+    value = product([*outside_parts, (load(made.name, made.index()), 1), *free], first.coefficient * coefficient)
+    for g in guards:
+        value = choose(g, value, lit(0))
+    new = replace(e, red=k, domain=around, pieces=((TRUE, value),))
     why = [(f"{x} is free of {axis}", "structure") for x, _ in outside_parts]
     why += [(f"{axis} and {k[0]} are independent", "structure"), (f"* distributes over {e.op}", "operator table")]
     return Reassociated(made, new, tuple(why))
@@ -135,8 +131,22 @@ def _times(a: Scalar, b: Scalar) -> Scalar:
     return product([(a, 1), (b, 1)])
 
 
-def _opened(s: Scalar, name: str, axis: str) -> tuple[Fraction, Powers, list[Cond], Scalar]:
-    """(coefficient, the other factors, conditions of choices around it, the load of `name`) of a body."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A body as coefficient * load * product(factors), 0 where a guard does not hold."""
+
+    coefficient: Fraction
+    load: Scalar
+    factors: tuple[tuple[Scalar, int], ...]
+    guards: tuple[Cond, ...]
+
+    def outside(self, axis: str) -> tuple[Powers, list[Cond]]:
+        """The factors and the guards that are free of the axis."""
+        return [f for f in self.factors if not _has(f[0], axis)], [g for g in self.guards if axis not in g.vars()]
+
+
+def _opened(s: Scalar, name: str) -> _Opened:
+    """A body with the load of `name` split off."""
     coefficient, parts = factors(s)
     found: Scalar | None = None
     rest: Powers = []
@@ -160,7 +170,7 @@ def _opened(s: Scalar, name: str, axis: str) -> tuple[Fraction, Powers, list[Con
         found = x
     if found is None:
         raise Stays(f"{name} is not a factor")
-    return coefficient, rest, guards, found
+    return _Opened(coefficient, found, tuple(rest), tuple(guards))
 
 
 def _axes(e: Eq, k: Axis, used: frozenset[str]) -> tuple[Axis, ...]:

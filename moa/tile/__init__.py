@@ -130,7 +130,7 @@ def folded(normal: Normal) -> Normal:
 
     out: list[Eq | Fold] = []
     for e in normal.equations:
-        if isinstance(e, Eq) and e.kind == "reduce" and streams(e):
+        if isinstance(e, Eq) and e.kind == "reduce" and e.dtype == "f" and streams(e):
             out.append(as_fold(e))
         else:
             out.append(e)

@@ -144,6 +144,8 @@ class Statements(ABC):
         found = home.find(key)
         if found is not None:
             return found
+        if e.kind == "reduce" and home.parent is None and self.items and not any(v in used for v in self.items):
+            raise NeedStore(e.name)  # every work item would reduce the same values again
         names = [v for v in self.axes if v in used and self.tiled(v)]
         mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
         over: tuple[str, ...] = ()

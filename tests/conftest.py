@@ -1,0 +1,47 @@
+"""Fixtures of all tests. Golden files hold what a stage prints; `pytest --accept` writes them anew: read the diff."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--accept", action="store_true", help="write golden files as they are now; read the diff after it")
+
+
+class Golden(str):
+    """The text of a golden file. `text == golden` is False where they differ, or writes the file under --accept."""
+
+    path: Path
+    accept: bool
+
+    def __new__(cls, path: Path, accept: bool) -> Golden:
+        self = super().__new__(cls, path.read_text(encoding="utf-8").removesuffix("\n") if path.exists() else "")
+        self.path, self.accept = path, accept
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if str.__eq__(self, other) and self.path.exists():
+            return True
+        if self.accept and isinstance(other, str):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(f"{other}\n", encoding="utf-8")
+            return True
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str], Golden]:
+    """golden("tiles/causal") is the text of tests/golden/tiles/causal.txt."""
+    accept = bool(request.config.getoption("--accept"))
+    return lambda name: Golden(GOLDEN / f"{name}.txt", accept)
