@@ -8,7 +8,7 @@ row, so a maximum over it never falls and the exponent stays at most 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from moa.laws.algebra import ZERO, Form, Key, expand, factors, form_text, identity_of, product, rebuild
@@ -32,10 +32,12 @@ from moa.normal import (
     is_zero,
     lit,
     load,
+    loads,
     map_scalar,
     rename,
     rename_cond,
 )
+from moa.ops import OPERATORS
 from moa.poly import var
 
 
@@ -154,12 +156,12 @@ def _weight(op: str, exponent: Form, p: Prefix, falling: Set[str]) -> Weight:
             start = start + rate * expand(integer(q.rename(at)))
             conditions.append((f"{x} grows by {grows} from row to row", "structure"))
             continue
-        partner = Key(tuple((rename(a, {axis: var(row)}), n) for a, n in key.atoms), None)
+        partner = _at_row(key, axis, row)
         match = next(
             (
                 k
                 for k, d in exponent.terms.items()
-                if d == -c and k not in rows and Key(tuple((rename(a, {axis: var(row)}), n) for a, n in k.atoms), k.exponent) == partner
+                if d == -c and k not in rows and _at_row(k, axis, row) == partner
             ),
             None,
         )
@@ -178,6 +180,10 @@ def _weight(op: str, exponent: Form, p: Prefix, falling: Set[str]) -> Weight:
         if key not in rows and key not in used:
             start = start + expand(rename(rebuild(Form({key: c})), {axis: var(row)}))
     return Weight(op, step, start, reads_rows, tuple(conditions))
+
+
+def _at_row(k: Key, axis: str, row: str) -> Key:
+    return Key(tuple((rename(a, {axis: var(row)}), n) for a, n in k.atoms), k.exponent)
 
 
 # The state ---------------------------------------------------------------------------------------------------------------
@@ -224,7 +230,7 @@ def carry(e: Eq | Fold, falling: Set[str], fresh: Callable[[str], str]) -> Carri
         components += made
         conditions += why
         moved = moved or bool(m.move) or bool(why)
-        values.append((m.name, m.outer, _over_states(m.finish, row[0], states, {})))
+        values.append((m.name, m.outer, _finish(m, row[0], states, values)))
     p = prefix(members[0].domain, row, axis)
     grows = f"{axis[0]} {'<' if p.strict else '<='} {row[0]} only grows with {row[0]}"
     return Carried(e.name, p, tuple(components), tuple(values), ((grows, "structure"), *dict.fromkeys(conditions)), moved)
@@ -241,6 +247,9 @@ def _components(
     row = p.row[0]
     outer = tuple(a for a in m.outer if a[0] != row)
     index = tuple(var(v) for v, _ in outer)
+    for x in (x for r in m.refs for x in loads(r)):
+        if x[0] not in states and any(row in q.vars() for q in x[1]):
+            raise Stays(f"its reference reads {x[0]} row by row")
     old = [_over_states(r, row, states, {}) for r in m.refs]
     new = [_over_states(r, row, states, news) for r in m.refs]
 
@@ -262,6 +271,8 @@ def _components(
     if len({w and (w.op, w.step) for w in weights}) != 1:
         raise Stays("its pieces move differently")
     weight = next(iter(weights))
+    if weight is not None and m.op not in OPERATORS["mul"].distributes:
+        raise Stays(f"a weight inside {m.op}")
     out = []
     at = {p.axis[0]: var(row)}
     for k, name in enumerate(names):
@@ -287,11 +298,7 @@ def _over_states(
     """A scalar over states at a row as one over the components: those before the step, or what `news` says of them."""
 
     def node(x: Scalar) -> Scalar | None:
-        if x.op != "load":
-            return None
-        if x.args[0] not in states:
-            if any(row in q.vars() for q in x.args[1]):
-                raise Stays(f"the reference {x} is read row by row") if news else None  # type: ignore[misc]
+        if x.op != "load" or x.args[0] not in states:
             return None
         state = f"{states[x.args[0]]}#0"
         index = tuple(q for q in x.args[1] if q.as_var() != row)
@@ -303,6 +310,21 @@ def _over_states(
         return rename(value, dict(zip(outer, index, strict=True)))
 
     return map_scalar(s, node)
+
+
+def _finish(
+    m: Member, row: str, states: Mapping[str, str], values: Sequence[tuple[str, tuple[Axis, ...], Scalar]]
+) -> Scalar:
+    """The value of a member over the components; values of members before it are put in."""
+    known = {name: (outer, value) for name, outer, value in values}
+
+    def node(x: Scalar) -> Scalar | None:
+        if x.op != "load" or x.args[0] not in known:
+            return None
+        outer, value = known[x.args[0]]
+        return rename(value, {v: q for (v, _), q in zip(outer, x.args[1], strict=True)})
+
+    return map_scalar(_over_states(m.finish, row, states, {}), node)
 
 
 def in_variables(c: Carried, names: Mapping[str, str]) -> Carried:

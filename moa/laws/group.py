@@ -58,8 +58,8 @@ def equation_reads(e: Eq) -> frozenset[str]:
     return frozenset(name for name, _ in equation_loads(e)) | cond_reads(e.domain)
 
 
-class _Union:
-    """Union-find over index variables; a class holds at most one variable of an equation."""
+class Unification:
+    """Which index variables are one: union-find; a class holds at most one variable of an equation."""
 
     def __init__(self, equations: Sequence[Eq]) -> None:
         self.parent: dict[Variable, Variable] = {}
@@ -99,7 +99,7 @@ def _plain(index: Index) -> tuple[str, ...] | None:
 def find_groups(reductions: Sequence[Eq]) -> tuple[Group, ...]:
     """The groups of a system of reductions, singles included, in order of their first member."""
     by_name = {e.name: e for e in reductions}
-    union = _Union(reductions)
+    union = Unification(reductions)
     patterns: dict[tuple[str, int], list[tuple[Eq, tuple[str, ...]]]] = {}
     for a in reductions:
         assert a.red is not None
@@ -126,7 +126,7 @@ def find_groups(reductions: Sequence[Eq]) -> tuple[Group, ...]:
     return tuple(_group(members, union) for members in classes.values())
 
 
-def _group(members: list[Eq], union: _Union) -> Group:
+def _group(members: list[Eq], union: Unification) -> Group:
     called: dict[Variable, str] = {}
     used: set[str] = set()
     names = []

@@ -32,7 +32,7 @@ from moa.ops import OPERATORS
 from moa.poly import Poly, var
 from moa.tile.formulas import base_two
 from moa.tile.place import as_index, choose_lane, place, stride_kind
-from moa.tile.plan import Plan
+from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Map, Reduce, Tile, TileAxis, TileStmt
 
 
