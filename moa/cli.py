@@ -91,6 +91,9 @@ def run(
 ) -> None:
     """Run a program on arrays from files, or on random ones of the sizes given."""
     with guarded():
+        if out is not None and out.suffix != ".npz":
+            text = f"--out is '{printable(str(out))}'"
+            raise MoaError("argument", text, None, "results are written to a .npz file")
         kernel = made(file, shape, dtype)
         sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
         given = {k: loaded(kernel, k, v) for k, v in pairs(values, "an argument").items()}
@@ -103,11 +106,12 @@ def run(
         again = time.perf_counter() - begin
         results = found if isinstance(found, tuple) else (found,)
         names = ["out"] if len(results) == 1 else [f"out{k}" for k in range(len(results))]
+        if out is not None:
+            written(out, dict(zip(names, results, strict=True)))
         for name, x in zip(names, results, strict=True):
             say(described(name, x))
         say(f"passes {kernel.passes[0]} -> {kernel.passes[1]}; first call {seconds(first)}, again {seconds(again)}")
         if out is not None:
-            written(out, dict(zip(names, results, strict=True)))
             say(f"wrote {', '.join(names)} to {printable(str(out))}")
 
 
@@ -190,7 +194,7 @@ def made(file: str, shape: list[str] | None, dtype: Dtype) -> Kernel:
         return Kernel(read(file, shapes), dtype.value, {})
     if "\n" not in file and not file.endswith(".moa"):
         hint = 'a program is a path that ends in .moa; a formula needs the shapes of its parameters: --shape Q="n d"'
-        raise MoaError("argument", f"{printable(file)!r} is neither a program nor a formula with shapes", None, hint)
+        raise MoaError("argument", f"'{printable(file)}' is neither a program nor a formula with shapes", None, hint)
     return Kernel(read(file, {}), dtype.value, {})
 
 
@@ -200,7 +204,7 @@ def pairs(texts: list[str] | None, what: str) -> dict[str, str]:
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[^\W\d]\w*", name):
-            raise MoaError("argument", f"{what} is {printable(text)!r}", None, "write NAME=VALUE")
+            raise MoaError("argument", f"{what} is '{printable(text)}'", None, "write NAME=VALUE")
         if name in out:
             raise MoaError("argument", f"{printable(name)} is given twice", None, "give it once")
         out[name] = value
@@ -209,7 +213,7 @@ def pairs(texts: list[str] | None, what: str) -> dict[str, str]:
 
 def whole(name: str, text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
-        raise MoaError("argument", f"{printable(name)} is {printable(text)!r}", None, "give a whole number")
+        raise MoaError("argument", f"{printable(name)} is '{printable(text)}'", None, "give a whole number")
     return int(text)
 
 
@@ -225,7 +229,7 @@ def loaded(kernel: Kernel, name: str, text: str) -> Any:
         return int(text) if p.kind == "i" else float(text)
     except ValueError:
         hint = "give a number, a file.npy or a file.npz:key"
-        raise MoaError("argument", f"{name} is {printable(text)!r}", None, hint) from None
+        raise MoaError("argument", f"{name} is '{printable(text)}'", None, hint) from None
 
 
 def parameter(kernel: Kernel, name: str) -> ir.Input:
@@ -294,9 +298,10 @@ def random_array(
 ) -> np.ndarray[Any, Any]:
     from moa.oracle import evaluate
 
-    missing = {a.name for extent in p.shape for a in extent.atoms() if a.kind in ("size", "int")} - set(sizes)
+    used = {a.name for extent in p.shape for a in extent.atoms() if a.kind in ("size", "int")}
+    missing = [name for name in kernel._names() if name in used and name not in sizes]
     if missing:
-        name = min(missing)
+        name = missing[0]
         hint = f"add {p.name}=file.npy, or --size {name}=NUMBER for a random one"
         raise MoaError("argument", f"no array for {p.name}, and no size {name} to make one", None, hint)
     shape = [*(lead if p.name in kernel._lead else []), *(evaluate(extent, sizes) for extent in p.shape)]
@@ -363,8 +368,6 @@ def seconds(s: float) -> str:
 
 
 def written(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
-    if path.suffix != ".npz":
-        raise MoaError("argument", f"--out is {printable(str(path))!r}", None, "results are written to a .npz file")
     try:
         with path.open("wb") as f:
             np.savez(f, **arrays)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from moa.normal import (
     Fold,
     Member,
     Normal,
+    Recurrence,
     Scalar,
     cond_loads,
     cond_scalars,
@@ -220,15 +221,24 @@ def name(normal: Normal) -> Normal:
     taken = {p.name for p in normal.inputs}
     for e in equations:
         taken |= {e.name} | ({m.name for m in e.members} if isinstance(e, Fold) else set())
+    carried = [_primed(r, "'") for r in normal.recurrences if r.readers]
+    taken |= {x.name for r in carried for x in (*r.components, *r.maps, *r.readers)}
     namer = _Namer(normal, taken)
     for e in equations:
         for site in sites(e):
             namer.record(site)
+    for r in carried:
+        for site in step_sites(r):
+            namer.record(site)
     out: list[Eq | Fold] = []
     for e in equations:
         out.append(_rewritten(e, namer))
-    references = {n for f in folds.values() for n in f.references().values()}
-    return replace(normal, equations=ordered(out, namer.maps, references))
+    done = {r.name: _named_steps(r, namer) for r in carried}
+    local = {n for f in folds.values() for n in f.references().values()}
+    local |= {n for r in carried for n in _of_one_step(r)}
+    placed = ordered(out, namer.maps, local)
+    recurrences = tuple(_with_maps(done[r.name], namer.maps) if r.name in done else r for r in normal.recurrences)
+    return replace(normal, equations=placed, recurrences=recurrences)
 
 
 def sites(e: Eq | Fold) -> Iterator[_Site]:
@@ -243,10 +253,73 @@ def sites(e: Eq | Fold) -> Iterator[_Site]:
         yield _Site(e.name, axes, s)
 
 
+# Recurrences with readers: what components read of a state is its value before the step, what readers read is the one
+# after it. While names are given, the second kind is called state' so that the two never share a name.
+
+
+def _primed(r: Recurrence, prime: str) -> Recurrence:
+    """The recurrence with the states that its maps and readers load called `prime` more (or as before, with "")."""
+    new = {c.state + ("" if prime else "'"): c.state + prime for c in r.components}
+
+    def node(x: Scalar) -> Scalar | None:
+        return load(new[x.args[0]], x.args[1]) if x.op == "load" and x.args[0] in new else None
+
+    def equation(e: Eq) -> Eq:
+        return replace(e, pieces=tuple((c, map_scalar(s, node)) for c, s in e.pieces))
+
+    return replace(r, maps=tuple(map(equation, r.maps)), readers=tuple(map(equation, r.readers)))
+
+
+def _of_one_step(r: Recurrence) -> set[str]:
+    """The names of what belongs to one step of a recurrence: its states, before and after, and its maps."""
+    return {c.state for c in r.components} | {f"{c.state}'" for c in r.components} | {e.name for e in r.maps}
+
+
+def step_sites(r: Recurrence) -> Iterator[_Site]:
+    for c in r.components:
+        yield _Site(c.name, (*c.outer, r.axis), c.body)
+    for e in (*r.maps, *r.readers):
+        yield from sites(e)
+
+
+def _named_steps(r: Recurrence, namer: _Namer) -> Recurrence:
+    components = tuple(
+        replace(c, body=namer.rewrite(_Site(c.name, (*c.outer, r.axis), c.body))) for c in r.components
+    )
+    maps, readers = (tuple(_named_equation(e, namer) for e in x) for x in (r.maps, r.readers))
+    return replace(r, components=components, maps=maps, readers=readers)
+
+
+def _with_maps(r: Recurrence, maps: list[Eq]) -> Recurrence:
+    """The recurrence with the Maps among `maps` that read its states or its own maps, in dependence order."""
+    mine = {e.name: e for e in r.maps}
+    known = _of_one_step(r)
+    for e in maps:
+        if any(a in known for a, _ in loads(e.body)):
+            mine[e.name] = e
+            known.add(e.name)
+    out: dict[str, Eq] = {}
+
+    def visit(e: Eq) -> None:
+        for a in sorted(reads(e)):
+            if a in mine and a not in out:
+                visit(mine[a])
+        out[e.name] = e
+
+    for e in mine.values():
+        if e.name not in out:
+            visit(e)
+    return _primed(replace(r, maps=tuple(out.values())), "")
+
+
+def _named_equation(e: Eq, namer: _Namer) -> Eq:
+    axes = (*e.outer, e.red) if e.red is not None else e.outer
+    return replace(e, pieces=tuple((c, namer.rewrite(_Site(e.name, axes, s))) for c, s in e.pieces))
+
+
 def _rewritten(e: Eq | Fold, namer: _Namer) -> Eq | Fold:
     if isinstance(e, Eq):
-        axes = (*e.outer, e.red) if e.red is not None else e.outer
-        return replace(e, pieces=tuple((c, namer.rewrite(_Site(e.name, axes, s))) for c, s in e.pieces))
+        return _named_equation(e, namer)
     members = []
     for m in e.members:
         axes = (*m.outer, e.axis)

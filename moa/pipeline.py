@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from moa import ir
 from moa.check import check
+from moa.forms import Form, forms_of, streamed_beside
 from moa.loops import Element
 from moa.lower import Lowered, lower
 from moa.naming import name
@@ -14,7 +15,7 @@ from moa.normal import Eq, Fold, Normal, map_cond, map_scalar
 from moa.poly import Atom, Poly, const
 from moa.psi import normalise
 from moa.rewrite import Trace
-from moa.stream import Report, stream_with_report
+from moa.stream import Report
 from moa.tile import Strategy, tile
 from moa.tiles import Tiles
 
@@ -28,6 +29,7 @@ class Derivation:
     inlined    what psi-reduction left: Reduces and outputs
     equations  the same with shared sub-expressions named: the normal form
     streamed   after the laws between reductions, named again
+    forms      every system that computes the same, the first being `streamed`
     """
 
     program: ir.Program
@@ -36,6 +38,7 @@ class Derivation:
     streamed: Normal
     trace: Trace
     report: Report
+    forms: tuple[Form, ...] = ()
 
 
 def derive(source: ir.Source, ranks: int) -> Derivation:
@@ -44,15 +47,8 @@ def derive(source: ir.Source, ranks: int) -> Derivation:
     trace = Trace()
     inlined = normalise(program, trace)
     streamed, report = streamed_beside(inlined, trace)
-    return Derivation(program, inlined, name(inlined), name(streamed), trace, report)
-
-
-def streamed_beside(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
-    """The laws between reductions, with recurrences left as they are: what they read are arrays like outputs."""
-    plain = replace(normal, outputs=(*normal.outputs, *normal.stored), recurrences=(), stored=())
-    streamed, report = stream_with_report(plain, trace)
-    streamed = replace(streamed, outputs=normal.outputs, recurrences=normal.recurrences, stored=normal.stored)
-    return streamed, report
+    forms = forms_of(inlined, streamed, trace)
+    return Derivation(program, inlined, name(inlined), forms[0].streamed, trace, report, forms)
 
 
 @dataclass(frozen=True, slots=True)

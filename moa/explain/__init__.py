@@ -36,7 +36,7 @@ def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None =
     Errors: MoaError of kind "argument" for a stage that does not exist
     """
     if stage is not None and stage not in STAGES:
-        text = f"there is no stage {printable(stage)!r}"
+        text = f"there is no stage '{printable(stage)}'"
         raise MoaError("argument", text, None, f"choose one of {', '.join(STAGES)}")
     d, ran = last(kernel) if placed is None else (kernel.derivation, placed)
     match stage:

@@ -13,7 +13,7 @@ from moa.laws.algebra import reads
 from moa.laws.assemble import defines, in_order, reads_of
 from moa.laws.carry import Carried, in_variables
 from moa.laws.group import Unification, equation_loads
-from moa.normal import TRUE, Axis, Eq, Fold, Index, Normal, Recurrence, Scalar, load, map_cond, map_scalar, rename
+from moa.normal import TRUE, Axis, Eq, Index, Normal, Recurrence, Scalar, load, map_cond, map_scalar, rename
 from moa.normal import loads as loads_of
 from moa.poly import Poly, var
 

@@ -101,9 +101,11 @@ def _build(e: Eq, reader: Reader, kept: list[Reading], unguarded: bool, fresh: C
     ]
     finish = total([(1, t) for t in terms])
     if unguarded:
+        assert e.red is not None
+        some = at_least_zero(e.red[1] - 1)  # the sum over no element at all is its identity
         for r in first.references:
             if r.infinity:
-                finish = choose(compare("eq", r.true, lit(r.infinity)), lit(math.nan), finish)
+                finish = choose(both(some, compare("eq", r.true, lit(r.infinity))), lit(math.nan), finish)
     running = tuple(_running(r, live) for r in ends)
     member = Member(e.name, e.outer, e.op, e.domain, pieces, running, move, finish)
     conditions = [(f"exponent {form_text(r.rate)} * (u - r) <= 0", r.proof) for x in kept for r in x.references]

@@ -6,12 +6,12 @@ proved is unknown: a run-time scalar has no sign.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from fractions import Fraction
 
 from moa.laws.algebra import Form
-from moa.normal import Eq, Scalar, lit
-from moa.poly import Atom, Poly
+from moa.normal import Eq, Recurrence, Scalar, lit, load
+from moa.poly import Atom, Poly, var
 
 Facts = Set[str]
 NONE: Facts = frozenset()
@@ -131,6 +131,28 @@ def negative(s: Scalar, facts: Facts = NONE) -> bool:
             return False
 
 
+def nonpositive(s: Scalar, facts: Facts = NONE) -> bool:
+    """Whether every value of the scalar is proved to be <= 0."""
+    match s.op:
+        case "lit":
+            return bool(s.args[0] <= 0)
+        case "neg":
+            return nonnegative(s.args[0], facts)
+        case "add":
+            return all(nonpositive(x, facts) for x in s.args)
+        case "mul":
+            a, b = s.args
+            return (nonpositive(a, facts) and nonnegative(b, facts)) or (nonnegative(a, facts) and nonpositive(b, facts))
+        case "div":
+            return nonpositive(s.args[0], facts) and nonnegative(s.args[1], facts)
+        case "min":
+            return any(nonpositive(x, facts) for x in s.args)
+        case "max" | "select":
+            return all(nonpositive(x, facts) for x in s.args[-2:])
+        case _:
+            return negative(s, facts)
+
+
 def _above_one(s: Scalar) -> bool:
     match s.op:
         case "lit":
@@ -166,6 +188,19 @@ def form_sign(f: Form, facts: Facts = NONE) -> int:
             return 0
         found = sign
     return found
+
+
+def nonpositive_steps(recurrences: Sequence[Recurrence]) -> frozenset[str]:
+    """The names of arrays that are running sums of terms proved to be at most 0: they do not grow along their axis."""
+    out: set[str] = set()
+    for r in recurrences:
+        for c in r.components:
+            body = c.body.args[2] if c.body.op == "select" else c.body
+            state = load(c.state, (var(v) for v, _ in c.outer))
+            added = [x for x in body.args if x is not state] if body.op == "add" and state in body.args else []
+            if r.keep and not r.reverse and len(added) == 1 and nonpositive(added[0]):
+                out.add(c.name)
+    return frozenset(out)
 
 
 def nonnegative_names(equations: tuple[Eq, ...]) -> frozenset[str]:

@@ -1,0 +1,311 @@
+"""Forms: one program as several systems that compute the same, and which of them to compute at given sizes.
+
+The first form is the system as written. Others come from exchanging sums (`reassociate`) and from carrying reductions
+over prefix domains along their rows (`carry`). Every form goes through the same laws of `stream`. Which is best
+depends on sizes, so the choice is made when they are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from moa.laws.assemble import in_order
+from moa.laws.carry import Carried, carry, prefix
+from moa.laws.inlining import Names, inlined
+from moa.laws.readers import with_recurrences
+from moa.laws.reading import Stays
+from moa.laws.reassociate import Reassociated, opens
+from moa.laws.sign import nonpositive_steps
+from moa.laws.table import LAWS
+from moa.naming import flops as scalar_flops
+from moa.naming import name
+from moa.normal import Axis, Cond, Eq, Fold, Normal, Recurrence, Scalar
+from moa.ops import OPERATORS
+from moa.oracle import evaluate
+from moa.poly import Poly, const
+from moa.rewrite import Step, Trace
+from moa.stream import Report, stream_with_report
+
+MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
+SEQUENTIAL = 4  # what an operation inside a recurrence costs, in operations of a tile: its states go through the cache
+MARGIN = 0.8  # another form is taken where it costs less than this share of the form as written
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One system for a program, and what it costs.
+
+    name        "as written", or the laws that made it: "reassociate r1, r2; carry h0, h1 along i"
+    streamed    the named system after the laws between reductions
+    flops       floating-point operations, as a polynomial in sizes; a prefix domain counts as what it holds
+    sequential  those of them that stand in recurrences
+    steps       the laws that made it, in order
+    """
+
+    name: str
+    streamed: Normal
+    flops: Poly
+    sequential: Poly
+    steps: tuple[Step, ...]
+
+    def cost(self, sizes: Mapping[str, int]) -> int:
+        """Operations at these sizes, those of a recurrence weighted by SEQUENTIAL."""
+        return evaluate(self.flops, sizes) + (SEQUENTIAL - 1) * evaluate(self.sequential, sizes)
+
+    def __str__(self) -> str:
+        head = f"{self.name}: {self.flops} operations"
+        return "\n".join((head, *(f"  {line}" for line in str(self.streamed).splitlines())))
+
+
+def chosen(forms: tuple[Form, ...], sizes: Mapping[str, int]) -> Form:
+    """The form that costs least; the first one unless another one is clearly cheaper."""
+    first, *others = forms
+    if not others:
+        return first
+    best = min(others, key=lambda f: f.cost(sizes))
+    return best if best.cost(sizes) < MARGIN * first.cost(sizes) else first
+
+
+def streamed_beside(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
+    """The laws between reductions, with recurrences left as they are: what they read are arrays like outputs."""
+    plain = replace(normal, outputs=(*normal.outputs, *normal.stored), recurrences=(), stored=())
+    streamed, report = stream_with_report(plain, trace)
+    streamed = replace(streamed, outputs=normal.outputs, recurrences=normal.recurrences, stored=normal.stored)
+    return streamed, report
+
+
+def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]:
+    """The forms of an inlined system, the first being `streamed`; what fired and what was refused goes into the trace."""
+    out = [_form("as written", streamed, tuple(trace.steps))]
+    orders: list[_Order] = [_Order(normal, "", frozenset(), ())]
+    seen = {_signature(normal)}
+    for order in orders:
+        own = Trace(steps=list(order.steps)) if order.steps else Trace()
+        if order.steps:
+            streamed = streamed_beside(order.normal, own)[0]
+            if not order.carried:
+                out.append(_form(order.name, streamed, tuple(own.steps)))
+        made = _carried(streamed, order.carried, own, trace)
+        if made is not None:
+            carried, text = made
+            before = order.steps and own.steps or [*trace.steps]
+            out.append(_form("; ".join(filter(None, (order.name, text))), carried, tuple(before)))
+        if len(out) >= MAX_FORMS:
+            break
+        for more in _orders(order, trace):
+            key = _signature(more.normal)
+            if key not in seen and len(orders) < MAX_FORMS:
+                seen.add(key)
+                orders.append(more)
+    return tuple(out)
+
+
+def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
+    named = name(streamed)
+    total, sequential = flops(named)
+    return Form(text, named, total, sequential, steps)
+
+
+# Orders of sums ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A system with some sums exchanged; `carried` are those that are worth nothing unless they become recurrences."""
+
+    normal: Normal
+    name: str
+    carried: frozenset[str]
+    steps: tuple[Step, ...]
+
+
+def _signature(normal: Normal) -> tuple[str, ...]:
+    return tuple(sorted(str(replace(e, name="")) for e in normal.equations if isinstance(e, Eq)))
+
+
+def _orders(order: _Order, trace: Trace) -> Iterator[_Order]:
+    """The system with one inner sum opened in all reductions that have it as a factor."""
+    normal = order.normal
+    plain = replace(normal, recurrences=(), stored=())
+    reductions, _ = inlined(plain)
+    split = {e.name: LAWS["split"].apply(e) or e for e in reductions}
+    for inner in split.values():
+        names = Names(normal)
+        names.taken |= {c.name for r in normal.recurrences for c in r.components}
+        new: dict[str, Reassociated] = {}
+        must: set[str] = set()
+        steps: list[Step] = []
+        for e in split.values():
+            if e.dtype != "f" or inner.dtype != "f" or e.name == inner.name or not opens(e, inner):
+                continue
+            try:
+                made: Reassociated = LAWS["reassociate"].apply(e, inner, lambda root: _fresh(names, root))
+                if not made.missing():
+                    _grows(made.inner)
+                    must.add(made.inner.name)
+            except Stays as reason:
+                _refuse(trace, "reassociate", e.name, str(reason))
+                continue
+            new[e.name] = made
+            text = f"{made.outer}; {made.inner}"
+            steps.append(
+                Step("reassociate", e.name, str(e), text, made.conditions, contract=LAWS["reassociate"].contract)
+            )
+        if not new:
+            continue
+        equations: list[Eq | Fold] = []
+        for x in normal.equations:
+            assert isinstance(x, Eq)
+            found = new.get(x.name)
+            equations += [x] if found is None else [found.inner, found.outer]
+        what = f"reassociate {', '.join(new)}"
+        _extend(trace, steps)
+        yield _Order(
+            replace(normal, equations=tuple(in_order(equations))),
+            "; ".join(filter(None, (order.name, what))),
+            order.carried | must,
+            (*order.steps, *steps),
+        )
+
+
+def _fresh(names: Names, root: str) -> str:
+    k = 0
+    while f"{root}{k}" in names.taken:
+        k += 1
+    names.taken.add(f"{root}{k}")
+    return f"{root}{k}"
+
+
+def _grows(e: Eq) -> None:
+    """Errors: Stays, where a sum that has every outer axis cannot be carried along one of them."""
+    carry(e, frozenset(), lambda root: f"{root}.")
+
+
+def _refuse(trace: Trace, law: str, target: str, reason: str) -> None:
+    if (law, target, reason) not in trace.refused:
+        trace.refused.append((law, target, reason))
+
+
+def _extend(trace: Trace, steps: list[Step]) -> None:
+    trace.steps += [s for s in steps if s not in trace.steps]
+
+
+# Recurrences -------------------------------------------------------------------------------------------------------------
+
+
+def _carried(normal: Normal, must: frozenset[str], own: Trace, trace: Trace) -> tuple[Normal, str] | None:
+    """The system with every reduction over a prefix domain carried, and what was; None if nothing was, or not enough."""
+    names = Names(normal)
+    falling = nonpositive_steps(normal.recurrences)
+    found: dict[str, Carried] = {}
+    steps: list[Step] = []
+    for e in normal.equations:
+        if isinstance(e, Eq) and (e.kind != "reduce" or e.dtype != "f"):
+            continue
+        try:
+            made: Carried = LAWS["carry"].apply(e, falling, names.fresh)
+        except Stays as reason:
+            if _near(e):
+                _refuse(trace, "carry", e.name if isinstance(e, Eq) else e.members[0].name, str(reason))
+            continue
+        found[e.name] = made
+        after = "; ".join(f"{c.name}: from {c.start} by {c.body}" for c in made.components)
+        contract = LAWS["carry"].contract if made.moved else "reassociates"
+        for n, _, _ in made.values:
+            steps.append(Step("carry", n, str(e), after, made.conditions, contract=contract))
+    left = {e.name.partition(".")[0] for x in normal.equations if x.name not in found for e in _parts(x)}
+    if not found or left & must:
+        return None
+    out, kept = with_recurrences(normal, found)
+    if {n.partition(".")[0] for n in kept} & must:
+        return None
+    own.steps += steps
+    _extend(trace, steps)
+    rows = ", ".join(dict.fromkeys(c.prefix.row[0] for c in found.values()))
+    return out, f"carry {', '.join(n for c in found.values() for n, _, _ in c.values)} along {rows}"
+
+
+def _parts(e: Eq | Fold) -> tuple[Eq, ...]:
+    if isinstance(e, Eq):
+        return (e,) if e.kind == "reduce" else ()
+    return tuple(Eq(m.name, "map", m.outer, ()) for m in e.members)
+
+
+def _near(e: Eq | Fold) -> bool:
+    """Whether only the domain can be what keeps a reduction from being carried: no element of it depends on a row."""
+    members = [(e.domain, e.pieces)] if isinstance(e, Eq) else [(m.domain, m.pieces) for m in e.members]
+    axis = e.red if isinstance(e, Eq) else e.axis
+    assert axis is not None
+    for domain, pieces in members:
+        rows = domain.vars() - {axis[0]}
+        scalars: list[Scalar] = [s for _, b in pieces for s in (b if isinstance(b, tuple) else (b,))]
+        if not rows or axis[0] not in domain.vars() or any(rows & s.vars() for s in scalars):
+            return False
+    return True
+
+
+# Operations --------------------------------------------------------------------------------------------------------------
+
+
+def flops(normal: Normal) -> tuple[Poly, Poly]:
+    """(floating-point operations of a streamed, named system; those of them in recurrences that `carry` made)."""
+    total = sequential = const(0)
+    for e in normal.equations:
+        total = total + (_fold_flops(e) if isinstance(e, Fold) else _eq_flops(e))
+    for r in normal.recurrences:
+        own = _recurrence_flops(r)
+        total = total + own
+        if r.readers:
+            sequential = sequential + own
+    return total, sequential
+
+
+def _points(outer: tuple[Axis, ...], red: Axis | None = None, domain: Cond | None = None) -> Poly:
+    """The elements of a box, or of its part under a prefix domain."""
+    out = const(1)
+    for _, extent in outer:
+        out = out * extent
+    if red is None:
+        return out
+    for a in outer:
+        if domain is None or a[0] not in domain.vars() or a[1] != red[1]:
+            continue
+        try:
+            strict = prefix(domain, a, red).strict
+        except Stays:
+            continue
+        half = (red[1] - 1 if strict else red[1] + 1) * const(Fraction(1, 2))
+        return out * half
+    return out * red[1]
+
+
+def _eq_flops(e: Eq) -> Poly:
+    own = sum(scalar_flops(s) for _, s in e.pieces) + (OPERATORS[e.op].flops if e.op else 0)
+    return _points(e.outer, e.red, e.domain) * own
+
+
+def _fold_flops(f: Fold) -> Poly:
+    total = const(0)
+    for e in f.maps:
+        outer = tuple(a for a in e.outer if a[0] != f.axis[0])
+        inside = any(a[0] == f.axis[0] for a in e.outer)
+        total = total + _points(outer, f.axis if inside else None, f.domain) * scalar_flops(e.body)
+    for m in f.members:
+        own = sum(scalar_flops(b) for _, basis in m.pieces for b in basis)
+        own += m.width * OPERATORS[m.op.removesuffix("_ref")].flops
+        total = total + _points(m.outer, f.axis, m.domain) * own + _points(m.outer) * scalar_flops(m.finish)
+    return total
+
+
+def _recurrence_flops(r: Recurrence) -> Poly:
+    step = const(0)
+    for c in r.components:
+        step = step + _points(c.outer) * scalar_flops(c.body)
+    row: set[str] = {r.axis[0]}
+    for e in (*r.maps, *r.readers):
+        outer = tuple(a for a in e.outer if a[0] not in row)
+        own = sum(scalar_flops(s) for _, s in e.pieces) + (OPERATORS[e.op].flops if e.op else 0)
+        step = step + _points(outer, e.red) * own
+    return step * r.axis[1]

@@ -1,0 +1,261 @@
+"""The command line: what it prints, exit codes, and that what is given cannot harm a terminal or a machine."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moa.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+ATTENTION = str(ROOT / "examples" / "attention.moa")
+CAUSAL = str(ROOT / "examples" / "causal.moa")
+WINDOW = str(ROOT / "examples" / "window.moa")
+FORMULA = ("softmax(Q @ K.T) @ V", "--shape", "Q=n d", "--shape", "K=m d", "--shape", "V=m dv")
+
+
+def moa(*words: str) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of a command in this process."""
+    found = CliRunner().invoke(app, words)
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    return found.exit_code, found.stdout, found.stderr
+
+
+def shell(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "moa.cli", *words], capture_output=True, text=True, cwd=ROOT, **options
+    )
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray[Any, Any]]]:
+    rng = np.random.default_rng(0)
+    found = {k: rng.standard_normal((9, 4)).astype(np.float32) for k in "QKV"}
+    np.savez(tmp_path / "data.npz", **found)  # type: ignore[arg-type]
+    for k, x in found.items():
+        np.save(tmp_path / f"{k}.npy", x)
+    return tmp_path, found
+
+
+# What it does --------------------------------------------------------------------------------------------------------
+
+
+def test_run_on_files(arrays: tuple[Path, dict[str, np.ndarray[Any, Any]]]) -> None:
+    folder, a = arrays
+    out = folder / "out.npz"
+    code, text, _ = moa(
+        "run", ATTENTION, f"Q={folder}/Q.npy", f"K={folder}/data.npz:K", f"V={folder}/data.npz", "--out", str(out)
+    )
+    assert code == 0, text
+    assert "out: float32[9, 4] =" in text
+    assert "passes 3 -> 1" in text
+    s = a["Q"] @ a["K"].T / 2
+    p = np.exp(s - s.max(-1, keepdims=True))
+    with np.load(out) as written:
+        np.testing.assert_allclose(written["out"], p / p.sum(-1, keepdims=True) @ a["V"], atol=1e-5)
+
+
+def test_run_on_random_arrays() -> None:
+    size = ("--size", "n=70", "--size", "dk=8", "--size", "dv=8")
+    words = ("run", WINDOW, "w=5", *size, "--lead", "2", "--dtype", "float64")
+    code, text, _ = moa(*words, "--threads", "1")
+    assert code == 0
+    assert text.startswith("out: float64[2, 70, 8], min ")
+    assert text.splitlines()[0] == moa(*words)[1].splitlines()[0]
+    assert text.splitlines()[0] != moa(*words, "--seed", "1")[1].splitlines()[0]
+
+
+def test_run_a_formula_with_several_outputs() -> None:
+    code, text, _ = moa("run", "sum(X), max(X)", "--shape", "X=n m", "--size", "n=2", "--size", "m=3")
+    assert code == 0
+    assert "out0: float32[2] =" in text and "out1: float32[2] =" in text
+
+
+def test_explain() -> None:
+    code, text, _ = moa("explain", *FORMULA)
+    assert code == 0
+    assert text.startswith("<expression>:1  expression(Q[n, d], K[m, d], V[m, dv]) -> [n, dv]  in float32\n")
+    assert "{M, l, out} over j < m: 3 passes, 2 after defer, 1 after change of reference" in text
+    for stage, word in (("program", "matmul"), ("tiles", "phase"), ("loops", "fn "), ("source", "define ")):
+        code, text, _ = moa("explain", CAUSAL, "--stage", stage)
+        assert code == 0 and word in text
+
+
+def test_cost() -> None:
+    code, text, _ = moa("cost", ATTENTION, *(w for s in ["n=64", "m=64", "dk=8", "dv=8"] for w in ("--size", s)))
+    assert code == 0
+    assert "cost of attention at n = 64" in text
+    assert moa("cost", ATTENTION)[0] == 0
+
+
+def test_lists() -> None:
+    code, text, _ = moa("laws")
+    assert code == 0
+    assert "  defer: sum_j (c * x_j) = c * sum_j x_j, c free of j\n      reassociates; distributivity\n" in text
+    code, text, _ = moa("ops")
+    assert code == 0
+    assert "+        add       associative, commutative, identity 0" in text
+    assert "  argsort(x, axis?)" in text and "  softmax(x)" in text
+
+
+def test_help() -> None:
+    code, text, _ = moa("--help")
+    assert code == 0
+    assert "moa run examples/attention.moa Q=q.npy K=data.npz:K V=data.npz:V --out out.npz\n" in text
+    assert "Exit status: 0 fine, 1 a check failed, 2 a mistake" in text
+    for command in ("run", "explain", "verify", "cost", "laws", "ops"):
+        assert moa(command, "--help")[0] == 0
+
+
+# Mistakes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("explain", "nowhere.moa"), "argument error: no program at nowhere.moa: No such file or directory"),
+        (("explain", "softmax(Q)"), "'softmax(Q)' is neither a program nor a formula with shapes"),
+        (("explain", "Q @", "--shape", "Q=n d"), "<expression>:1:4: syntax error:"),
+        (("explain", "Q @ Q", "--shape", "Q=n d"), "shape error: "),
+        (("explain", "Q", "--shape", "Q"), "--shape is 'Q'"),
+        (("explain", "Q", "--shape", "Q=n", "--shape", "Q=m"), "Q is given twice"),
+        (("run", ATTENTION), "no array for Q, and no size n to make one"),
+        (("run", ATTENTION, "--size", "n=x"), "n is 'x'"),
+        (("run", ATTENTION, "--size", "z=1"), "attention has no size z"),
+        (("run", ATTENTION, "Z=1"), "attention has no parameter Z"),
+        (("run", ATTENTION, "Q=1e"), "Q is '1e'"),
+        (("run", ATTENTION, "Q=none.npy"), "none.npy cannot be read: No such file or directory"),
+        (("run", WINDOW, "--size", "n=4", "--size", "dk=4", "--size", "dv=4"), "no value for w"),
+        (("run", "X", "--shape", "X=n", "--size", "n=-1"), "X would be -1"),
+        (("run", "X", "--shape", "X=n", "--size", "n=999999999999"), "X would be 999999999999"),
+        (("run", "X[i]", "--shape", "X=n", "--shape", "i=int m", "--size", "n=3", "--size", "m=2"), "no array for i"),
+        (("run", "X", "--shape", "X=n", "--size", "n=3", "--out", "x.txt"), "results are written to a .npz file"),
+        (("run", "X", "--shape", "X=n", "--size", "n=3", "--out", "/nowhere/x.npz"), "cannot be written"),
+        (("cost", ATTENTION, "--size", "n=3"), "no value for dk, m, dv"),
+    ],
+)
+def test_mistakes_are_messages(words: tuple[str, ...], message: str) -> None:
+    code, text, errors = moa(*words)
+    assert code == 2
+    assert message in errors, errors
+    assert "Traceback" not in errors
+    assert text == ""
+
+
+@pytest.mark.parametrize("words", [(), ("nothing",), ("explain",), ("run", ATTENTION, "--bogus"), ("cost", "--dtype")])
+def test_usage_errors_are_2(words: tuple[str, ...]) -> None:
+    found = shell(*words)
+    assert found.returncode == 2
+    assert "Traceback" not in found.stderr
+
+
+def test_wrong_shapes_are_a_mistake(arrays: tuple[Path, Any]) -> None:
+    folder, _ = arrays
+    np.save(folder / "W.npy", np.ones((9, 5), np.float32))
+    code, _, errors = moa("run", ATTENTION, f"Q={folder}/Q.npy", f"K={folder}/W.npy", f"V={folder}/V.npy")
+    assert code == 2 and "dk" in errors
+
+
+# Strangers -----------------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os._exit, (77,))
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "bomb.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
+    (tmp_path / "raw.npy").write_bytes(pickle.dumps(Bomb()))
+    np.savez(tmp_path / "bomb.npz", Q=np.array([Bomb()], dtype=object))
+    for name in ("bomb.npy", "raw.npy", "bomb.npz:Q", "bomb.npz:K"):
+        code, _, errors = moa("run", ATTENTION, f"Q={tmp_path}/{name}")
+        assert code == 2 and "holds no" in errors
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("explain", "\x1b[31mred.moa"),
+        ("explain", "Q + \x1b]0;title\x07", "--shape", "Q=n"),
+        ("explain", "Q", "--shape", "\x1bQ=n"),
+        ("explain", "Q", "--shape", "Q=n\x1b[2J"),
+        ("run", ATTENTION, "Q=\x1b[2J.npy"),
+        ("run", ATTENTION, "\x1b=3"),
+        ("run", ATTENTION, "Q=\x9b31m"),
+        ("\x1b[2J",),
+        ("run", ATTENTION, "--\x1b[2J"),
+        ("explain", ATTENTION, "--stage", "\x1b[2J"),
+        ("run", ATTENTION, "--seed", "\x1b[2J"),
+    ],
+)
+def test_control_characters_never_reach_the_terminal(words: tuple[str, ...]) -> None:
+    found = shell(*words)
+    assert found.returncode == 2
+    assert all(c.isprintable() or c == "\n" for c in found.stdout + found.stderr), found.stderr
+
+
+def test_control_characters_in_a_program(tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b[31m.moa"
+    path.write_text("# \x1b[2J [bold red]\ndef f(X[n]):\n    return X  # \x1b]0;x\x07 [link]\n", encoding="utf-8")
+    for words in ((), ("--stage", "program")):
+        found = shell("explain", str(path), *words)
+        assert found.returncode == 0
+        assert all(c.isprintable() or c == "\n" for c in found.stdout)
+
+
+def test_names_are_not_arguments_of_python() -> None:
+    for name in ("source", "dtype", "backend", "sizes", "self", "threads", "arrays"):
+        code, text, _ = moa("run", f"{name} + {name}", "--shape", f"{name}=n", "--size", "n=3")
+        assert code == 0 and "out: float32[3]" in text
+
+
+# Pipes and signals ---------------------------------------------------------------------------------------------------
+
+
+def test_piped_output_is_plain() -> None:
+    found = shell("explain", "examples/attention.moa", env={**os.environ, "TERM": "xterm-256color"})
+    assert found.returncode == 0
+    assert "\x1b" not in found.stdout
+    assert found.stdout.startswith("examples/attention.moa:3  attention(Q[..., n, dk]")
+
+
+def test_a_reader_that_leaves(tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    command = f"{sys.executable} -m moa.cli explain examples/causal.moa --stage loops 2>{errors} | head -1"
+    found = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.returncode in (0, 141)
+    assert errors.read_text(encoding="utf-8") == ""
+
+
+def test_an_interrupt() -> None:
+    command = [sys.executable, "-m", "moa.cli", "run", "examples/attention.moa"]
+    command += [w for s in ("n=40000", "m=40000", "dk=64", "dv=64") for w in ("--size", s)]
+    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(3)
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=120)
+    assert started.returncode in (0, 130)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_the_demo() -> None:
+    found = subprocess.run([sys.executable, "examples/demo.py"], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
+    assert "\x1b" not in found.stdout
+    assert found.stdout.count("  ok      ") == 3 and "FAILED" not in found.stdout
