@@ -25,21 +25,7 @@ FAILED, MISTAKE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 MOST_RANDOM = 1 << 28  # elements of a random input
 SHOWN = 64  # results of up to this many elements are printed whole
 
-HELP = """Compile attention, or any other array formula, and look at what it became.
-
-FILE is a program, or a formula with the shapes of its parameters beside it:
-
-\b
-  moa run examples/attention.moa Q=q.npy K=data.npz:K V=data.npz:V --out out.npz
-  moa run examples/causal.moa --size n=1024 --size dk=64 --size dv=64
-  moa explain examples/attention.moa
-  moa explain "softmax(Q @ K.T) @ V" --shape Q="n d" --shape K="m d" --shape V="m dv"
-  moa cost examples/attention.moa --size n=4096 --size m=4096 --size dk=64 --size dv=64
-
-Exit status: 0 fine, 1 a check failed, 2 a mistake in what was given."""
-
 app = typer.Typer(
-    help=HELP,
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
@@ -69,6 +55,23 @@ Shapes = Annotated[
 ]
 Sizes = Annotated[list[str] | None, typer.Option("--size", metavar="NAME=N", help="The value of a size: n=1024.")]
 Floats = Annotated[Dtype, typer.Option("--dtype", help="What the kernel computes in.")]
+
+
+@app.callback()
+def commands() -> None:
+    """Compile attention, or any other array formula, and look at what it became.
+
+    FILE is a program, or a formula with the shapes of its parameters beside it:
+
+    \b
+      moa run examples/attention.moa Q=q.npy K=data.npz:K V=data.npz:V --out out.npz
+      moa run examples/causal.moa --size n=1024 --size dk=64 --size dv=64
+      moa explain examples/attention.moa
+      moa explain "softmax(Q @ K.T) @ V" --shape Q="n d" --shape K="m d" --shape V="m dv"
+      moa cost examples/attention.moa --size n=4096 --size m=4096 --size dk=64 --size dv=64
+
+    Exit status: 0 fine, 1 a check failed, 2 a mistake in what was given.
+    """
 
 
 # Commands ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ stands in. What has no index variable is left in place: it is evaluated once a c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from moa.normal import (
@@ -221,7 +221,7 @@ def name(normal: Normal) -> Normal:
     taken = {p.name for p in normal.inputs}
     for e in equations:
         taken |= {e.name} | ({m.name for m in e.members} if isinstance(e, Fold) else set())
-    carried = [_primed(r, "'") for r in normal.recurrences if r.readers]
+    carried = [_at_steps(r) for r in normal.recurrences if r.readers]
     taken |= {x.name for r in carried for x in (*r.components, *r.maps, *r.readers)}
     namer = _Namer(normal, taken)
     for e in equations:
@@ -254,20 +254,38 @@ def sites(e: Eq | Fold) -> Iterator[_Site]:
 
 
 # Recurrences with readers: what components read of a state is its value before the step, what readers read is the one
-# after it. While names are given, the second kind is called state' so that the two never share a name.
+# after it. While names are given the states have the axis among theirs, and those of the second kind a prime.
 
 
-def _primed(r: Recurrence, prime: str) -> Recurrence:
-    """The recurrence with the states that its maps and readers load called `prime` more (or as before, with "")."""
-    new = {c.state + ("" if prime else "'"): c.state + prime for c in r.components}
+def _at_steps(r: Recurrence) -> Recurrence:
+    """The recurrence with every load of a state at its step, before or after it."""
+    states = {c.state for c in r.components}
+
+    def node(x: Scalar, prime: str) -> Scalar | None:
+        return load(x.args[0] + prime, (var(r.axis[0]), *x.args[1])) if x.op == "load" and x.args[0] in states else None
+
+    return _map_steps(r, lambda s: map_scalar(s, lambda x: node(x, "")), lambda s: map_scalar(s, lambda x: node(x, "'")))
+
+
+def _without_steps(r: Recurrence) -> Recurrence:
+    states = {c.state for c in r.components}
 
     def node(x: Scalar) -> Scalar | None:
-        return load(new[x.args[0]], x.args[1]) if x.op == "load" and x.args[0] in new else None
+        if x.op != "load" or x.args[0].removesuffix("'") not in states:
+            return None
+        return load(x.args[0].removesuffix("'"), x.args[1][1:])
+
+    return _map_steps(r, lambda s: map_scalar(s, node), lambda s: map_scalar(s, node))
+
+
+def _map_steps(r: Recurrence, before: Callable[[Scalar], Scalar], after: Callable[[Scalar], Scalar]) -> Recurrence:
+    """The recurrence with `before` on what makes its states and `after` on what reads them."""
 
     def equation(e: Eq) -> Eq:
-        return replace(e, pieces=tuple((c, map_scalar(s, node)) for c, s in e.pieces))
+        return replace(e, pieces=tuple((c, after(s)) for c, s in e.pieces))
 
-    return replace(r, maps=tuple(map(equation, r.maps)), readers=tuple(map(equation, r.readers)))
+    components = tuple(replace(c, body=before(c.body)) for c in r.components)
+    return replace(r, components=components, maps=tuple(map(equation, r.maps)), readers=tuple(map(equation, r.readers)))
 
 
 def _of_one_step(r: Recurrence) -> set[str]:
@@ -309,7 +327,7 @@ def _with_maps(r: Recurrence, maps: list[Eq]) -> Recurrence:
     for e in mine.values():
         if e.name not in out:
             visit(e)
-    return _primed(replace(r, maps=tuple(out.values())), "")
+    return _without_steps(replace(r, maps=tuple(out.values())))
 
 
 def _named_equation(e: Eq, namer: _Namer) -> Eq:

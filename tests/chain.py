@@ -28,7 +28,7 @@ MINIATURES = (
     Strategy(2, 1, 6, 2, 2, 2),
     Strategy(1, 1, 1, 1, 1, 1),
     Strategy(2, 2, 2, 3, 1, 1),
-    Strategy(4, 8, 8, 4, 2, 4),
+    Strategy(4, 4, 8, 2, 1, 4),
 )
 FLOATS: dict[str, Any] = {"f64": np.float64, "f32": np.float32}
 

@@ -53,7 +53,7 @@ quick = settings(
 )
 
 
-@settings(quick, max_examples=380)
+@settings(quick, max_examples=360)
 @given(programs(attention))
 def test_attention_programs(case: Case) -> None:
     check(case, ("tiles", "llvm"))

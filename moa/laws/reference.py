@@ -20,7 +20,21 @@ from moa.laws.algebra import Form, expand, form_text, product, ratio, rebuild
 from moa.laws.reading import Live, Reader, Reading, Stays
 from moa.laws.table import LAWS
 from moa.laws.terms import total
-from moa.normal import TRUE, Eq, Member, Piece, Scalar, apply, both, choose, compare, lit, load, map_scalar
+from moa.normal import (
+    TRUE,
+    Eq,
+    Member,
+    Piece,
+    Scalar,
+    apply,
+    at_least_zero,
+    both,
+    choose,
+    compare,
+    lit,
+    load,
+    map_scalar,
+)
 from moa.ops import OPERATORS
 
 MAX_WIDTH = 4
