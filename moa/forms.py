@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from moa.laws.assemble import in_order
+from moa.laws.algebra import reads
+from moa.laws.assemble import in_order, reads_of
 from moa.laws.carry import Carried, carry, prefix
 from moa.laws.inlining import Names, inlined
 from moa.laws.readers import with_recurrences
@@ -79,25 +80,22 @@ def streamed_beside(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
 def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]:
     """The forms of an inlined system, the first being `streamed`; what fired and what was refused goes into the trace."""
     out = [_form("as written", streamed, tuple(trace.steps))]
-    orders: list[_Order] = [_Order(normal, "", frozenset(), ())]
-    seen = {_signature(normal)}
+    orders = [_Order(normal, frozenset(), frozenset(), frozenset(), ())]
     for order in orders:
-        own = Trace(steps=list(order.steps)) if order.steps else Trace()
-        if order.steps:
+        own = Trace(steps=list(order.steps))
+        if order.opened:
             streamed = streamed_beside(order.normal, own)[0]
             if not order.carried:
-                out.append(_form(order.name, streamed, tuple(own.steps)))
+                out.append(_form(str(order), streamed, tuple(own.steps)))
         made = _carried(streamed, order.carried, own, trace)
         if made is not None:
             carried, text = made
-            before = order.steps and own.steps or [*trace.steps]
-            out.append(_form("; ".join(filter(None, (order.name, text))), carried, tuple(before)))
+            before = () if order.opened else out[0].steps
+            out.append(_form("; ".join(filter(None, (str(order), text))), carried, (*before, *own.steps)))
         if len(out) >= MAX_FORMS:
             break
         for more in _orders(order, trace):
-            key = _signature(more.normal)
-            if key not in seen and len(orders) < MAX_FORMS:
-                seen.add(key)
+            if len(orders) < MAX_FORMS and all(more.opened != x.opened for x in orders):
                 orders.append(more)
     return tuple(out)
 
@@ -113,25 +111,31 @@ def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A system with some sums exchanged; `carried` are those that are worth nothing unless they become recurrences."""
+    """A system with some sums exchanged.
+
+    opened    (reduction, the sum that was opened in it), of all exchanges; the system follows from it
+    new       the sums that exchanges made
+    carried   those of them that are worth nothing unless they become recurrences
+    """
 
     normal: Normal
-    name: str
+    opened: frozenset[tuple[str, str]]
+    new: frozenset[str]
     carried: frozenset[str]
     steps: tuple[Step, ...]
 
-
-def _signature(normal: Normal) -> tuple[str, ...]:
-    return tuple(sorted(str(replace(e, name="")) for e in normal.equations if isinstance(e, Eq)))
+    def __str__(self) -> str:
+        return f"reassociate {', '.join(sorted({e for e, _ in self.opened}))}" if self.opened else ""
 
 
 def _orders(order: _Order, trace: Trace) -> Iterator[_Order]:
     """The system with one inner sum opened in all reductions that have it as a factor."""
     normal = order.normal
-    plain = replace(normal, recurrences=(), stored=())
-    reductions, _ = inlined(plain)
+    reductions, _ = inlined(normal)
     split = {e.name: LAWS["split"].apply(e) or e for e in reductions}
     for inner in split.values():
+        if inner.name in order.new:  # to open it again would undo an exchange
+            continue
         names = Names(normal)
         names.taken |= {c.name for r in normal.recurrences for c in r.components}
         new: dict[str, Reassociated] = {}
@@ -160,14 +164,27 @@ def _orders(order: _Order, trace: Trace) -> Iterator[_Order]:
             assert isinstance(x, Eq)
             found = new.get(x.name)
             equations += [x] if found is None else [found.inner, found.outer]
-        what = f"reassociate {', '.join(new)}"
         _extend(trace, steps)
         yield _Order(
-            replace(normal, equations=tuple(in_order(equations))),
-            "; ".join(filter(None, (order.name, what))),
+            replace(normal, equations=_live(equations, normal)),
+            order.opened | {(e, inner.name) for e in new},
+            order.new | {x.inner.name for x in new.values()},
             order.carried | must,
             (*order.steps, *steps),
         )
+
+
+def _live(equations: list[Eq | Fold], normal: Normal) -> tuple[Eq | Fold, ...]:
+    """The equations that the outputs and the recurrences of a system need, in dependence order."""
+    scalars = [x for r in normal.recurrences for c in r.components for x in (c.start, c.body)]
+    scalars += [s for r in normal.recurrences for e in r.maps for _, s in e.pieces]
+    wanted = {*normal.outputs, *normal.stored, *(a for s in scalars for a in reads(s))}
+    out: list[Eq | Fold] = []
+    for e in reversed(in_order(equations)):
+        if e.name in wanted or (isinstance(e, Eq) and e.dtype != "f"):
+            out.append(e)
+            wanted |= reads_of(e)
+    return tuple(out[::-1])
 
 
 def _fresh(names: Names, root: str) -> str:
