@@ -20,6 +20,7 @@ from rich.text import Text
 from moa import ir
 from moa.kernel import Kernel, read
 from moa.text import MoaError, printable
+from moa.verify import verify as check
 
 FAILED, MISTAKE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 MOST_RANDOM = 1 << 28  # elements of a random input
@@ -135,8 +136,8 @@ def explain(
 def verify(file: File, dtype: Floats = Dtype.float32, shape: Shapes = None) -> None:
     """Check a kernel against the oracle on hard inputs, and prove the side conditions of its laws again."""
     with guarded():
-        found = made(file, shape, dtype).verify()
-        say(str(found))
+        found = check(made(file, shape, dtype), progress=lambda c: say(str(c)))
+        say(str(found).splitlines()[-1])
         if not found.ok:
             raise typer.Exit(FAILED)
 

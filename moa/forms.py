@@ -7,9 +7,10 @@ depends on sizes, so the choice is made when they are known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 
 from moa.laws.algebra import reads
 from moa.laws.assemble import in_order, reads_of
@@ -28,9 +29,10 @@ from moa.oracle import evaluate
 from moa.poly import Poly, const
 from moa.rewrite import Step, Trace
 from moa.stream import Report, stream_with_report
+from moa.tile import parallel
 
 MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
-SEQUENTIAL = 4  # what an operation inside a recurrence costs, in operations of a tile: its states go through the cache
+SEQUENTIAL = 6  # an operation in a recurrence, in operations in a tile: its states go through the cache
 MARGIN = 0.8  # another form is taken where it costs less than this share of the form as written
 
 
@@ -42,6 +44,7 @@ class Form:
     streamed    the named system after the laws between reductions
     flops       floating-point operations, as a polynomial in sizes; a prefix domain counts as what it holds
     sequential  those of them that stand in recurrences
+    sequences   how many recurrences can run at once: the extents along which their steps are independent
     steps       the laws that made it, in order
     """
 
@@ -49,24 +52,28 @@ class Form:
     streamed: Normal
     flops: Poly
     sequential: Poly
+    sequences: Poly
     steps: tuple[Step, ...]
 
-    def cost(self, sizes: Mapping[str, int]) -> int:
-        """Operations at these sizes, those of a recurrence weighted by SEQUENTIAL."""
-        return evaluate(self.flops, sizes) + (SEQUENTIAL - 1) * evaluate(self.sequential, sizes)
+    def cost(self, sizes: Mapping[str, int], threads: int = 1) -> float:
+        """Operations of the busiest thread at these sizes, those of a recurrence weighted by SEQUENTIAL."""
+        sequential = evaluate(self.sequential, sizes)
+        others = evaluate(self.flops, sizes) - sequential
+        side_by_side = max(1, min(threads, evaluate(self.sequences, sizes)))
+        return others / threads + SEQUENTIAL * sequential / side_by_side
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.flops} operations"
         return "\n".join((head, *(f"  {line}" for line in str(self.streamed).splitlines())))
 
 
-def chosen(forms: tuple[Form, ...], sizes: Mapping[str, int]) -> Form:
+def chosen(forms: tuple[Form, ...], sizes: Mapping[str, int], threads: int = 1) -> Form:
     """The form that costs least; the first one unless another one is clearly cheaper."""
     first, *others = forms
     if not others:
         return first
-    best = min(others, key=lambda f: f.cost(sizes))
-    return best if best.cost(sizes) < MARGIN * first.cost(sizes) else first
+    best = min(others, key=lambda f: f.cost(sizes, threads))
+    return best if best.cost(sizes, threads) < MARGIN * first.cost(sizes, threads) else first
 
 
 def streamed_beside(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
@@ -78,7 +85,7 @@ def streamed_beside(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
 
 
 def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]:
-    """The forms of an inlined system, the first being `streamed`; what fired and what was refused goes into the trace."""
+    """The forms of an inlined system, the first being `streamed`; what was refused goes into the trace."""
     out = [_form("as written", streamed, tuple(trace.steps))]
     orders = [_Order(normal, frozenset(), frozenset(), frozenset(), ())]
     for order in orders:
@@ -86,11 +93,12 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
         if order.opened:
             streamed = streamed_beside(order.normal, own)[0]
             if not order.carried:
-                out.append(_form(str(order), streamed, tuple(own.steps)))
+                out.append(_form(str(order), _with_arrays(streamed, order.new), tuple(own.steps)))
         made = _carried(streamed, order.carried, own, trace)
         if made is not None:
             carried, text = made
             before = () if order.opened else out[0].steps
+            carried = _with_arrays(carried, order.new)
             out.append(_form("; ".join(filter(None, (str(order), text))), carried, (*before, *own.steps)))
         if len(out) >= MAX_FORMS:
             break
@@ -103,10 +111,41 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
 def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
     named = name(streamed)
     total, sequential = flops(named)
-    return Form(text, named, total, sequential, steps)
+    own = [parallel(r) for r in named.recurrences if r.readers]
+    sequences = const(1)
+    for _, extent in min(own, key=len, default=()):
+        sequences = sequences * extent
+    return Form(text, named, total, sequential, sequences, steps)
 
 
-# Orders of sums ----------------------------------------------------------------------------------------------------------
+def _with_arrays(streamed: Normal, names: Set[str]) -> Normal:
+    """The system with reductions that are better made once as arrays in memory.
+
+    These are the ones of these names (and parts of them), which have fewer axes than what reads them, and those that
+    its recurrences read, which step by step would be products of matrices with one row.
+    """
+    by_name = {e.name: e for e in streamed.equations if isinstance(e, Eq)}
+    wanted = {n for n in by_name if n.partition(".")[0] in names}
+    carried = [r for r in streamed.recurrences if r.readers]
+    todo = [a for r in carried for c in r.components for s in (c.start, c.body) for a in sorted(reads(s))]
+    todo += [a for r in carried for e in (*r.maps, *r.readers) for a in _loads(e)]
+    while todo:
+        e = by_name.get(todo.pop())
+        if e is None or e.name in wanted:
+            continue
+        if e.kind == "reduce":
+            wanted.add(e.name)
+        else:
+            todo += _loads(e)
+    found = tuple(n for n in by_name if n in wanted and by_name[n].kind == "reduce" and n not in streamed.outputs)
+    return replace(streamed, stored=(*streamed.stored, *(n for n in found if n not in streamed.stored)))
+
+
+def _loads(e: Eq) -> list[str]:
+    return [a for _, s in e.pieces for a in sorted(reads(s))]
+
+
+# Orders of sums ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +184,7 @@ def _orders(order: _Order, trace: Trace) -> Iterator[_Order]:
             if e.dtype != "f" or inner.dtype != "f" or e.name == inner.name or not opens(e, inner):
                 continue
             try:
-                made: Reassociated = LAWS["reassociate"].apply(e, inner, lambda root: _fresh(names, root))
+                made: Reassociated = LAWS["reassociate"].apply(e, inner, partial(_fresh, names))
                 if not made.missing():
                     _grows(made.inner)
                     must.add(made.inner.name)
@@ -206,14 +245,14 @@ def _refuse(trace: Trace, law: str, target: str, reason: str) -> None:
 
 
 def _extend(trace: Trace, steps: list[Step]) -> None:
-    trace.steps += [s for s in steps if s not in trace.steps]
+    trace.others += [s for s in steps if s not in trace.others]
 
 
-# Recurrences -------------------------------------------------------------------------------------------------------------
+# Recurrences ---------------------------------------------------------------------------------------------------------
 
 
 def _carried(normal: Normal, must: frozenset[str], own: Trace, trace: Trace) -> tuple[Normal, str] | None:
-    """The system with every reduction over a prefix domain carried, and what was; None if nothing was, or not enough."""
+    """The system with every reduction over a prefix domain carried, and what was; None if that is not enough."""
     names = Names(normal)
     falling = nonpositive_steps(normal.recurrences)
     found: dict[str, Carried] = {}
@@ -263,7 +302,7 @@ def _near(e: Eq | Fold) -> bool:
     return True
 
 
-# Operations --------------------------------------------------------------------------------------------------------------
+# Operations ----------------------------------------------------------------------------------------------------------
 
 
 def flops(normal: Normal) -> tuple[Poly, Poly]:

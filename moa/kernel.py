@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moa import ir
 from moa.call import ABSENT, Call, Parameter, hashable, prepare
+from moa.forms import chosen
 from moa.loops import Element
 from moa.oracle import bind, evaluate
 from moa.parse import parse, parse_expression
@@ -46,11 +47,11 @@ def compile(
     Errors: MoaError at the place of the mistake
     """
     if backend not in ("llvm",):
-        raise MoaError("argument", f"there is no backend {printable(str(backend))!r}", None, "choose llvm")
+        raise MoaError("argument", f"there is no backend `{printable(str(backend))}`", None, "choose llvm")
     if dtype not in DTYPES:
         known = " or ".join(DTYPES)
         raise MoaError(
-            "argument", f"kernels are not compiled for dtype {printable(str(dtype))!r}", None, f"choose {known}"
+            "argument", f"kernels are not compiled for dtype `{printable(str(dtype))}`", None, f"choose {known}"
         )
     parsed = read(source, shapes)
     return Kernel(parsed, dtype, dict(sizes or {}))
@@ -219,26 +220,23 @@ class Kernel:
         unit = frozenset(k for k, v in arrays.items() if v.strides[-1] == v.itemsize or v.shape[-1] <= 1)
         fixed = {k: sizes[k] for k in specialised_sizes(program) if sizes[k] <= LARGEST_SPECIALISED}
         fixed |= {k: sizes[k] for k in self._fixed if k in sizes}
-        variant = self._variant(derivation, fixed, unit, sizes)
-        params: dict[str, Any] = {p.name: given.get(p.name, p.default) for p in program.inputs if not p.shape}
-        params = {k: float(v) for k, v in params.items() if v is not None} | sizes
         count = default_threads() if threads is None else threads
         if count < 1:
             raise MoaError("argument", f"threads is {count}", None, "use at least one")
-        if threads is None and self._flops(derivation, sizes) < SINGLE_THREAD_FLOPS:
+        form = chosen(derivation.forms, sizes, count)
+        derivation = replace(derivation, streamed=form.streamed)
+        variant = self._variant(derivation, form.name, fixed, unit, sizes)
+        params: dict[str, Any] = {p.name: given.get(p.name, p.default) for p in program.inputs if not p.shape}
+        params = {k: float(v) for k, v in params.items() if v is not None} | sizes
+        if threads is None and form.cost(sizes) < SINGLE_THREAD_FLOPS:
             count = 1
         order = {p.name: k for k, p in enumerate(self._parameters)}
         return prepare(
             variant.placed, variant.built, derivation.streamed.outputs, order, arrays, sizes, params, self.dtype, count
         )
 
-    def _flops(self, derivation: Derivation, sizes: Mapping[str, int]) -> int:
-        from moa.cost import flops
-
-        return evaluate(flops(derivation.equations), sizes)
-
     def _variant(
-        self, derivation: Derivation, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
+        self, derivation: Derivation, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
     ) -> Variant:
         """The instance for these sizes: the number of rows in a work item follows the rows there are."""
         from moa.backends.llvm import host
@@ -246,11 +244,11 @@ class Kernel:
         from moa.expand import expand
 
         width = host().width(self._element)
-        rows_there = self._rows(derivation, sizes, width)
+        rows_there = self._rows(derivation, form, sizes, width)
         vectors = min(VECTORS, -(-rows_there // width))
         vectors = {3: 4}.get(vectors, vectors)
         rows = 1 if rows_there <= FEW_ROWS else vectors * width
-        key = (derivation.program.inputs, tuple(sorted(fixed.items())), unit, rows)
+        key = (derivation.program.inputs, form, tuple(sorted(fixed.items())), unit, rows)
         if key not in self._variants:
             block = 4 * VECTORS // max(vectors, 1)
             strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), 4 if self._element == "f32" else 2)
@@ -259,9 +257,9 @@ class Kernel:
             self._variants[key] = Variant(placed, build(expand(placed.lowered.loops)))
         return self._variants[key]
 
-    def _rows(self, derivation: Derivation, sizes: Mapping[str, int], width: int) -> int:
+    def _rows(self, derivation: Derivation, form: str, sizes: Mapping[str, int], width: int) -> int:
         """The extent of the axis that work items tile."""
-        key = derivation.program.inputs
+        key = derivation.program.inputs, form
         if key not in self._row_extents:
             tiles = tile(derivation.streamed, Strategy(width, VECTORS * width, KEYS[self._element]))
             self._row_extents[key] = row_extents(tiles)
@@ -284,8 +282,9 @@ def _intermediates(derivation: Derivation) -> frozenset[str]:
     out: set[str] = set()
     for e in derivation.streamed.equations:
         out |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
-    made = {x.name for r in derivation.streamed.recurrences for x in (*r.components, *r.readers)}
-    return frozenset(out | made)
+    for r in derivation.streamed.recurrences:
+        out |= {c.name for c in r.components} | {e.name for e in r.readers}
+    return frozenset(out)
 
 
 def _face(name: str) -> Any:
@@ -298,6 +297,6 @@ def default_threads() -> int:
     text = os.environ.get("MOA_THREADS", "")
     if text:
         if not text.isdigit() or int(text) < 1:
-            raise MoaError("argument", f"MOA_THREADS is {printable(text)!r}", None, "set it to a number of threads")
+            raise MoaError("argument", f"MOA_THREADS is `{printable(text)}`", None, "set it to a number of threads")
         return int(text)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,7 @@ stands in. What has no index variable is left in place: it is evaluated once a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field, replace
 
 from moa.normal import (
@@ -222,7 +222,8 @@ def name(normal: Normal) -> Normal:
     for e in equations:
         taken |= {e.name} | ({m.name for m in e.members} if isinstance(e, Fold) else set())
     carried = [_at_steps(r) for r in normal.recurrences if r.readers]
-    taken |= {x.name for r in carried for x in (*r.components, *r.maps, *r.readers)}
+    taken |= {c.name for r in carried for c in r.components}
+    taken |= {e.name for r in carried for e in (*r.maps, *r.readers)}
     namer = _Namer(normal, taken)
     for e in equations:
         for site in sites(e):
@@ -233,11 +234,12 @@ def name(normal: Normal) -> Normal:
     out: list[Eq | Fold] = []
     for e in equations:
         out.append(_rewritten(e, namer))
-    done = {r.name: _named_steps(r, namer) for r in carried}
+    steps = [_named_steps(r, namer) for r in carried]
+    done = {r.name: _with_maps(r, namer.maps) for r in steps}
     local = {n for f in folds.values() for n in f.references().values()}
     local |= {n for r in carried for n in _of_one_step(r)}
-    placed = ordered(out, namer.maps, local)
-    recurrences = tuple(_with_maps(done[r.name], namer.maps) if r.name in done else r for r in normal.recurrences)
+    placed = ordered(out, namer.maps, local, {a for r in done.values() for a in _reads_of_steps(r)})
+    recurrences = tuple(done.get(r.name, r) for r in normal.recurrences)
     return replace(normal, equations=placed, recurrences=recurrences)
 
 
@@ -264,7 +266,10 @@ def _at_steps(r: Recurrence) -> Recurrence:
     def node(x: Scalar, prime: str) -> Scalar | None:
         return load(x.args[0] + prime, (var(r.axis[0]), *x.args[1])) if x.op == "load" and x.args[0] in states else None
 
-    return _map_steps(r, lambda s: map_scalar(s, lambda x: node(x, "")), lambda s: map_scalar(s, lambda x: node(x, "'")))
+    def at(prime: str) -> Callable[[Scalar], Scalar]:
+        return lambda s: map_scalar(s, lambda x: node(x, prime))
+
+    return _map_steps(r, at(""), at("'"))
 
 
 def _without_steps(r: Recurrence) -> Recurrence:
@@ -291,6 +296,11 @@ def _map_steps(r: Recurrence, before: Callable[[Scalar], Scalar], after: Callabl
 def _of_one_step(r: Recurrence) -> set[str]:
     """The names of what belongs to one step of a recurrence: its states, before and after, and its maps."""
     return {c.state for c in r.components} | {f"{c.state}'" for c in r.components} | {e.name for e in r.maps}
+
+
+def _reads_of_steps(r: Recurrence) -> set[str]:
+    scalars = [x for c in r.components for x in (c.start, c.body)]
+    return {a for s in scalars for a, _ in loads(s)}.union(*(reads(e) for e in (*r.maps, *r.readers)))
 
 
 def step_sites(r: Recurrence) -> Iterator[_Site]:
@@ -368,8 +378,13 @@ def reads(e: Eq | Fold) -> set[str]:
     return out - own
 
 
-def ordered(equations: list[Eq | Fold], maps: list[Eq], references: set[str]) -> tuple[Eq | Fold, ...]:
-    """All equations in dependence order; Maps that load a reference move into their Fold."""
+def ordered(
+    equations: list[Eq | Fold], maps: list[Eq], references: set[str], wanted: Set[str] = frozenset()
+) -> tuple[Eq | Fold, ...]:
+    """All equations and what they read, in dependence order; Maps that load a reference move into their Fold.
+
+    wanted   names of Maps that something else reads
+    """
     inside: dict[str, Eq] = {}
     for x in maps:  # in order of creation: what a Map names inside comes before it
         if any(a in references or a in inside for a, _ in loads(x.body)):
@@ -399,7 +414,7 @@ def ordered(equations: list[Eq | Fold], maps: list[Eq], references: set[str]) ->
         out.append(e)
 
     for e in todo:
-        if e.name in {x.name for x in placed}:
+        if e.name in wanted or e.name in {x.name for x in placed}:
             visit(e)
     return tuple(out)
 

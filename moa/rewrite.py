@@ -43,11 +43,15 @@ class Step:
 
 @dataclass(slots=True)
 class Trace:
-    """The steps of one compilation, in order, and what was refused with its reason."""
+    """The steps of one compilation, in order, and what was refused with its reason.
+
+    others   steps that made other forms of the system than the one as written (each `Form` has its own as well)
+    """
 
     steps: list[Step] = field(default_factory=list)
     refused: list[tuple[str, str, str]] = field(default_factory=list)  # (law, target, reason)
     counts: dict[str, int] = field(default_factory=dict)  # structural rules fire often: only counted
+    others: list[Step] = field(default_factory=list)
 
     def fired(self, law: str) -> int:
         return self.counts.get(law, 0) + sum(1 for s in self.steps if s.law == law)

@@ -14,13 +14,14 @@ from moa.backends.worker import run as run_items
 from moa.expand import expand
 from moa.interp.loops import run as run_phase
 from moa.interp.normal import run as run_normal
-from moa.interp.tiles import run as run_tiles
 from moa.interp.scalar import evaluate as scalar_value
+from moa.interp.tiles import run as run_tiles
 from moa.loops import Element
-from moa.oracle import _value, bind, evaluate, oracle
+from moa.oracle import bind, evaluate, oracle
 from moa.parse import parse
 from moa.pipeline import Derivation, Placed, derive, place
 from moa.tile import Strategy
+from moa.verify import Expected, compared, expected
 
 Array = np.ndarray[Any, Any]
 MINIATURES = (
@@ -54,12 +55,17 @@ class Chain:
         moved = (m for made in self.derivation.report.moved for _, m in made.members)
         return self.derivation.trace.fired("linearity") > 0 or any(m.width > 1 for m in moved)
 
-    def oracle(self) -> tuple[Array, ...]:
-        return oracle(self.program, self.arrays)
+    def expected(self) -> Expected:
+        """What the oracle gives, and what rounding may change in it."""
+        return expected(self.program, self.arrays, FLOATS[self.dtype].__name__)
+
+    def differs(self, got: tuple[Array, ...], want: Expected, nan: tuple[Array, ...]) -> str:
+        """Where a result differs, or nothing; `nan` is that of the Normal."""
+        return compared(got, want, nan, undefined=self.undefined())
 
     def normal(self, streamed: bool = False, tile: int | None = None) -> tuple[Array, ...]:
         if self.derivation.inlined.recurrences:  # have no meaning there yet: the oracle stands in
-            return self.oracle()
+            return oracle(self.program, self.arrays)
         system = self.derivation.streamed if streamed else self.derivation.inlined
         params = {**self.scalars, "lowest": float(np.finfo(FLOATS[self.dtype]).min)}
         found = run_normal(system, self.data, self.sizes, params, tile)
@@ -150,78 +156,3 @@ def stored(derivation: Derivation) -> frozenset[str]:
     for r in derivation.streamed.recurrences:
         out |= {x.name for x in (*r.components, *r.readers)}
     return frozenset(out)
-
-
-EXACT = {"eq", "ne", "index", "gather", "transpose", "reshape", "concat", "rotate", "part", "scan"}
-NOISE = 1e-9
-
-
-def noisy(chain: Chain, rng: np.random.Generator, copies: int = 3) -> list[tuple[Array, ...]]:
-    """The oracle, several times, with every operand of every operation off by a random relative amount below NOISE.
-
-    Each operand is taken from one of the copies, by turns: a kernel computes values again in another order where they are used
-    again, so that errors of exp(s - m) do not cancel in a quotient. Equality, which has no error that is small, sees
-    the values themselves.
-    """
-    made: list[dict[int, Any]] = [{} for _ in range(copies)]
-    inputs = {k: np.asarray(v) for k, v in chain.arrays.items()}
-    kinds = {"f": np.float64, "i": np.int64, "b": np.bool_}
-    for v in chain.program.values:
-        turns = rng.integers(copies, size=len(v.args))
-        for r, values in enumerate(made):
-            here = dict(values)
-            if v.op not in EXACT:
-                for a, turn in zip(v.args, turns, strict=True):
-                    x = made[(r + int(turn)) % copies][a]
-                    if not isinstance(x, tuple) and x.dtype == np.float64:
-                        here[a] = x * (1 + NOISE * rng.uniform(-1, 1, x.shape))
-            out = _value(chain.program, v, here, inputs, chain.sizes)
-            values[v.number] = out if isinstance(out, tuple) else np.asarray(out, kinds[v.kind])
-    return [tuple(np.asarray(values[o]) for o in chain.program.outputs) for values in made]
-
-
-def tolerances(chain: Chain, want: tuple[Array, ...]) -> tuple[Array, ...]:
-    """What rounding may change in each output: from how far it moves when every operand is a little wrong."""
-    eps = float(np.finfo(FLOATS[chain.dtype]).eps)
-    moved = [0.0 for _ in want]
-    with np.errstate(all="ignore"):
-        for out in noisy(chain, np.random.default_rng(1)):
-            for k, (a, b) in enumerate(zip(out, want, strict=True)):
-                gap = np.abs(a - b)[np.isfinite(a) & np.isfinite(b)]
-                moved[k] = max(moved[k], float(gap.max()) if gap.size else 0.0)
-    tol = []
-    for worst, w in zip(moved, want, strict=True):
-        finite = np.abs(w[np.isfinite(w)])
-        size = float(finite.max()) if finite.size else 0.0
-        terms = 16 * (1 + sum(chain.sizes.values()))
-        tol.append(np.asarray(eps * terms * (size + worst / NOISE)))
-    return tuple(tol)
-
-
-def difference(
-    got: tuple[Array, ...],
-    want: tuple[Array, ...],
-    nan: tuple[Array, ...],
-    tol: tuple[Array, ...],
-    undefined: bool = False,
-) -> str:
-    """Where results differ, or nothing. Values are those of `want`, the oracle.
-
-    NaN has to stand where `nan`, the Normal, has it. It may stand where the oracle has it: a value that is not finite
-    may reach rows for which a mask of indices leaves it out (the oracle multiplies it by 0). It may stand for an
-    infinity if `undefined`: a sum that was taken apart may have become a difference of infinities.
-    """
-    for k, (g, w, p, t) in enumerate(zip(got, want, nan, tol, strict=True)):
-        if g.shape != w.shape:
-            return f"output {k}: shape {g.shape}, expected {w.shape}"
-        bad = (np.isnan(p) & ~np.isnan(g)) | (np.isnan(g) & ~np.isnan(p) & ~np.isnan(w))
-        if undefined:
-            bad &= ~(np.isnan(g) & np.isinf(w))
-        with np.errstate(all="ignore"):
-            gap = np.abs(np.asarray(g, np.float64) - w)
-            bad |= ~((gap <= t) | (g == w) | np.isnan(g) | np.isnan(w))
-        if bad.any():
-            at = tuple(int(x) for x in np.argwhere(bad)[0])
-            text = f"{g[at]}, oracle {w[at]}, normal {p[at]}, tolerance {t}"
-            return f"output {k}{list(at)}: {text}, {bad.sum()} of {bad.size}"
-    return ""

@@ -9,21 +9,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-JOIN = """def join(p, q):
-    (m1, l1, a1), (m2, l2, a2) = p, q
-    m = maximum(m1, m2)
-    return m, l1 * exp(m1 - m) + l2 * exp(m2 - m), a1 * exp(m1 - m) + a2 * exp(m2 - m)
-"""
-DECAY = """def decay(S, x):
-    k, v, g = x
-    return g[:, None] * S + k[:, None] * v[None, :]
-"""
 INFINITE = ("-inf rows", "-inf prefix", "-inf", "+inf", "nan")
 Choose = Callable[[Sequence[Any]], Any]
 Array = np.ndarray[Any, Any]
@@ -37,8 +28,9 @@ WIDTHS = (2, 1, 3, 4, 5, 8, 9)
 class Param:
     """A parameter: kind f, i, b; its axes by name of size (an int is literal); what its values are.
 
-    values   "data": as the case says; "value": likewise, but finite where scores are not; "finite": normal; "positive"; "sign"; "index:<size>": in range of an axis;
-             "document": sorted small integers; "small": one integer from 1 to 5; "unit": one float near 0.5
+    values   "data": as the case says; "bias": likewise; "value": likewise, but finite where scores are not;
+             "finite": normal; "positive"; "index:<size>": in range of an axis; "document": sorted small integers;
+             "small": an integer from 1 to 5
     """
 
     name: str
@@ -162,7 +154,7 @@ class Sketch:
         self.lines.append(f"    {text}")
 
 
-# scores x masks x normalisers x outputs --------------------------------------------------------------------------------
+# scores x masks x normalisers x outputs ------------------------------------------------------------------------------
 
 
 def scores(s: Sketch, n: str, m: str, q: str = "Q", k: str = "K") -> str:
@@ -187,7 +179,8 @@ def scores(s: Sketch, n: str, m: str, q: str = "Q", k: str = "K") -> str:
                 base = f"{base} - {s.param('br', (n,))}[:, None]"
             case "piece":
                 p = s.choose(("j <= i", "i - j < 3", "(i + j) % 2 == 0", "j < 4", f"{s_keep(s, m)}"))
-                a, b = s.choose((("1", "0"), (s.param("B", (n, m), values="bias"), "0"), ("0.5 * i", "0.25 * j"), ("2", "-1")))
+                bias = s.param("B", (n, m), values="bias")
+                a, b = s.choose((("1", "0"), (bias, "0"), ("0.5 * i", "0.25 * j"), ("2", "-1")))
                 base = f"{base} + where({p}, {a}, {b})"
             case "distance":
                 base = f"{base} - {s.choose(('0.1 * abs(i - j)', '0.25 * (i - j)', '0.1 * maximum(i - j, 2)'))}"
@@ -313,7 +306,8 @@ def outputs(s: Sketch, n: str, m: str, score: str, p: str) -> str:
     )  # fmt: skip
     if kind == "joined" and s.lead:
         kind = "product"
-    v = s.array("V", m, "c", values="value") if kind not in ("column", "weights", "largest", "entropy", "sums", "columns") else ""
+    without = ("column", "weights", "largest", "entropy", "sums", "columns")
+    v = "" if kind in without else s.array("V", m, "c", values="value")
     match kind:
         case "product":
             return f"{p} @ {v}"
@@ -383,131 +377,156 @@ def finish(s: Sketch, name: str, masked: bool = False) -> Case:
         sizes[choose(("n", "m", "d", "c"))] = 0
     data = choose(kinds)
     params = ordered(s.params)
-    used = {a for p in params for a in p.axes}
     lead = choose(((), (2,), (1,), (2, 3), (0,))) if s.lead else ()
     text = f"{s.head}def {name}({', '.join(p.text() for p in params)}):\n" + "\n".join(s.lines)
-    return Case(text, params, {k: v for k, v in sizes.items() if k in used or True}, data, choose(range(1000)), lead)
+    return Case(text, params, sizes, data, choose(range(1000)), lead)
 
 
 def ordered(params: list[Param]) -> tuple[Param, ...]:
     return tuple(sorted(params, key=lambda p: not p.axes))
 
 
-# everything else ---------------------------------------------------------------------------------------------------------
+# everything else ------------------------------------------------------------------------------------------------------
+
+JOIN = """def join(p, q):
+    (m1, l1, a1), (m2, l2, a2) = p, q
+    m = maximum(m1, m2)
+    return m, l1 * exp(m1 - m) + l2 * exp(m2 - m), a1 * exp(m1 - m) + a2 * exp(m2 - m)
+"""
+DECAY = """def decay(S, x):
+    k, v, g = x
+    return g[:, None] * S + k[:, None] * v[None, :]
+"""
+NORM = "y = X - mean(X, axis=@, keepdims=True); z = y / sqrt(mean(y * y, axis=@, keepdims=True) + 0.01)"
+DISTANCE = "q = sum((X[:, None] - Y) * (X[:, None] - Y), axis=-1)"
+JOINED = "s = K @ q; m, l, a = {}(join, (s, ones(m), V), axis=0, identity=(-inf, 0, 0){})"
+LOOKUP = "s = sum(Q[:, None] * K[table], axis=-1); return sum(softmax(s)[..., None] * V[table], axis=1)"
+
+OTHER: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "X[..., n, d]",
+        (
+            "return mean(X, axis=@)",
+            "return sum(X, axis=@)",
+            "return max(X, axis=@)",
+            "return X - min(X, axis=@, keepdims=True)",
+            "return prod(1 + 0.1 * X, axis=@)",
+            "return sum(max(X)), min(max(X))",
+            f"{NORM}; return z",
+            f"{NORM}; return z, y",
+            "y = mean(X, axis=@, keepdims=True); return mean((X - y) * (X - y), axis=@), mean((X - y) ** 3, axis=@)",
+            "return sum(where(X == max(X, axis=-1, keepdims=True), X, 0))",
+            "return argmax(X, axis=@)",
+            "return argmax(tanh(X), axis=@), max(X)",
+        ),
+    ),
+    (
+        "X[..., n, d]",
+        tuple(f"return {f}" for f in (
+            "exp(X)", "tanh(X)", "log(abs(X) + 1)", "sqrt(abs(X))", "where(X > 0, X, -X / 2)", "elu(X)", "silu(X)",
+            "X * X - X ** 3", "maximum(X, 0)", "softplus(X)", "minimum(X, X * X)", "sigmoid(X)", "abs(X)",
+        )),
+    ),
+    (
+        "X[..., n, d]",
+        tuple(f"y = {y}; return {f}" for y in (
+            "reverse(X, axis=@)", "rotate(X, 1, axis=@)", "concat(X, 2 * X, axis=@)", "X[..., 1:]", "X.T",
+            "X[..., ::-1]", "concat(X, X[..., :1], axis=-1)",
+        ) for f in ("y", "sum(y)", "max(y, axis=-2)", "y * 2 + 1")),
+    ),
+    (
+        "X[..., n, d] gain[d]",
+        (f"{NORM}; return z * gain + 1", "return X / sqrt(mean(X * X, axis=-1, keepdims=True) + 0.01) * gain"),
+    ),
+    (
+        "X[..., n, d] W[d]",
+        tuple(f"p = softmax(X @ W); return {f}" for f in ("p", "sum(p[..., None] * X, axis=-2)", "p, max(X @ W)")),
+    ),
+    (
+        "X[..., n, d] W[d, c]",
+        tuple(f"return {f}" for f in (
+            "X @ W", "tanh(X @ W) @ W.T", "maximum(X @ W, 0)", "max(X @ W, axis=-2)", "(X @ W).T", "softmax(X @ W)",
+        )),
+    ),
+    ("X[..., n, d] Y[..., d, c]", ("return X @ Y", "return softmax(X @ Y)", "return (X @ Y).T")),
+    (
+        "X[..., n, d] keep:bool[n]",
+        tuple(f"y = where(keep[:, None], X, 0); return {f}" for f in (
+            "y", "sum(y, axis=-2)", "max(y, axis=-2)", "y @ y.T",
+        )),
+    ),
+    ("X[n, d] Y[m, d]", tuple(f"{DISTANCE}; return {f}" for f in ("q", "min(q)", "softmax(-q)", "softmax(-q) @ Y"))),
+    (
+        "Y[n, d] idx:index:n[r]",
+        ("return Y[idx]", "return sum(Y[idx], axis=0)", "return Y[idx] @ Y.T"),
+    ),
+    ("Q[n, d] K[m, d] V[m, c] table:index:m[n, 2]", (LOOKUP,)),
+    (
+        "Y[n, 4]",
+        (
+            "return reshape(Y, [n, 2, 2])",
+            "return sum(reshape(Y, [n, 2, 2]), axis=1)",
+            "return reshape(Y, [2 * n, 2])",
+            "return transpose(reshape(Y, [n, 2, 2]), [1, 0, 2])",
+            "return softmax(reshape(Y, [n * 4]))",
+        ),
+    ),
+    (
+        "X[n, d]",
+        (
+            "return argsort(X, axis=@)",
+            "return argsort(sum(X)), sum(X)",
+            "return sum(X * argsort(X, axis=-1))",
+            "return X[argsort(sum(X))]",
+        ),
+    ),
+    (
+        "X[..., n, d]",
+        tuple(f"return {g}" for f in ("cumsum", "cummax") for g in (
+            f"{f}(X, axis=@)", f"{f}(X * 2, axis=@) + 1", f"sum({f}(X, axis=@))",
+            f"{f}(X - max(X, axis=-1, keepdims=True), axis=-2)",
+        )),
+    ),
+    (
+        "q[d] K[m, d] V[m, c]",
+        tuple(f"{JOINED.format('scan', flag)}; return {f}" for flag in ("", ", reverse=True", ", exclusive=True")
+              for f in ("a, l", "a / l[:, None]", "m, a"))
+        + tuple(f"{JOINED.format('fold', '')}; return {f}" for f in ("a, l", "a / l")),
+    ),
+    (
+        "K[m, d] V[m, c] G:positive[m, d]",
+        tuple(f"S = scan(decay, (K, V, 0.5 * G), axis=0, init=zeros(d, c){flag}); return {f}"
+              for flag in ("", ", reverse=True", ", exclusive=True")
+              for f in ("S", "sum(K[..., None] * S, axis=1)", "sum(S, axis=0)")),
+    ),
+)  # fmt: skip
+"""Parameters and bodies: `;` ends a line, @ is an axis; a parameter may have a kind or values, as name:kind[axes]."""
 
 
 def other(choose: Choose) -> Case:
-    """A program that is not attention: pooling, layer norm, reductions, gathers, structural operators, plain maps."""
-    s = Sketch(choose, lead=choose((False, False, True)))
-    x = s.array("X", "n", "d")
-    kind = choose(
-        ("mean", "norm", "rms", "extreme", "prod", "gather", "structure", "map", "pool", "scan of nothing", "distance",
-         "select", "matrix", "variance", "batch", "lookup", "argmax", "reshape", "sorted", "scan", "join", "decay")
-    )  # fmt: skip
-    axis = choose(("-1", "-2"))
-    match kind:
-        case "mean":
-            s.line(f"return {choose(('mean', 'sum'))}({x}, axis={axis})")
-        case "norm":
-            s.line(f"y = {x} - mean({x}, axis={axis}, keepdims=True)")
-            s.line(f"z = y / sqrt(mean(y * y, axis={axis}, keepdims=True) + 0.01)")
-            s.line(choose(("return z", f"return z * {s.param('gain', ('d',))} + 1", "return z, y")))
-        case "rms":
-            s.line(f"return {x} / sqrt(mean({x} * {x}, axis=-1, keepdims=True) + 0.01) * {s.param('gain', ('d',))}")
-        case "extreme":
-            f = choose(("max", "min"))
-            s.line(f"return {choose((f'{f}({x}, axis={axis})', f'{x} - {f}({x}, axis={axis}, keepdims=True)'))}")
-        case "prod":
-            s.line(f"return prod(1 + 0.1 * {x}, axis={axis})")
-        case "gather":
-            index = s.param("idx", ("r",), "i", "index:n")
-            y = s.param("Y", ("n", "d"))
-            s.line(choose((f"return {y}[{index}]", f"return sum({y}[{index}], axis=0)", f"return {y}[{index}] @ {y}.T")))
-            s.params = [p for p in s.params if p.name != "X"]
-            s.lead = False
-        case "lookup":
-            index = s.param("table", ("n", "2"), "i", "index:m")
-            q, k, v = s.param("Q", ("n", "d")), s.param("K", ("m", "d")), s.param("V", ("m", "c"))
-            s.line(f"s = sum({q}[:, None] * {k}[{index}], axis=-1)")
-            s.line(f"return sum(softmax(s)[..., None] * {v}[{index}], axis=1)")
-            s.params = [p for p in s.params if p.name != "X"]
-            s.lead = False
-        case "structure":
-            y = choose((f"reverse({x}, axis={axis})", f"rotate({x}, 1, axis={axis})", f"concat({x}, 2 * {x}, axis={axis})",
-                        f"{x}[..., 1:]", f"{x}.T", f"{x}[..., ::-1]", f"concat({x}, {x}[..., :1], axis=-1)"))  # fmt: skip
-            s.line(choose((f"return {y}", f"return sum({y}, axis=-1)", f"return max({y}, axis=-2)", f"return ({y}) * 2 + 1")))
-        case "map":
-            s.line(
-                "return "
-                + choose((f"exp({x})", f"tanh({x})", f"log(abs({x}) + 1)", f"sqrt(abs({x}))", f"where({x} > 0, {x}, -{x} / 2)",
-                          f"elu({x})", f"silu({x})", f"{x} * {x} - {x} ** 3", f"maximum({x}, 0)", f"softplus({x})",
-                          f"minimum({x}, {x} * {x})", f"abs({x})", f"sigmoid({x})"))  # fmt: skip
-            )
-        case "pool":
-            w = s.param("W", ("d",))
-            s.line(f"p = softmax({x} @ {w})")
-            s.line(choose((f"return sum(p[..., None] * {x}, axis=-2)", "return p", f"return p, max({x} @ {w})")))
-        case "scan of nothing":
-            s.line(f"return sum(max({x}, axis=-1)), min(max({x}, axis=-1))")
-        case "distance":
-            y = s.param("Y", ("m", "d"))
-            s.params = [Param("X", ("n", "d")) if p.name == "X" else p for p in s.params]
-            s.lead = False
-            s.line(f"q = sum((X[:, None] - {y}) * (X[:, None] - {y}), axis=-1)")
-            s.line(choose(("return min(q)", "return softmax(-q)", f"return softmax(-q) @ {y}", "return q")))
-        case "select":
-            keep = s.param("keep", ("n",), "b")
-            s.line(f"y = where({keep}[:, None], {x}, 0)")
-            s.line(choose(("return y", "return sum(y, axis=-2)", "return max(y, axis=-2)", "return y @ y.T")))
-        case "matrix":
-            w = s.param("W", ("d", "c"))
-            s.line(choose((f"return {x} @ {w}", f"return tanh({x} @ {w}) @ {w}.T", f"return maximum({x} @ {w}, 0)",
-                           f"return {x}.T @ {x}", f"return max({x} @ {w}, axis=-2)", f"return ({x} @ {w}).T")))  # fmt: skip
-        case "variance":
-            s.line(f"y = mean({x}, axis={axis}, keepdims=True)")
-            s.line(f"return mean(({x} - y) * ({x} - y), axis={axis}), mean(({x} - y) ** 3, axis={axis})")
-        case "batch":
-            y = s.array("Y", "d", "c")
-            s.line(choose((f"return {x} @ {y}", f"return softmax({x} @ {y})", f"return ({x} @ {y}).T")))
-        case "argmax":
-            s.line(choose((f"return sum(where({x} == max({x}, axis=-1, keepdims=True), {x}, 0))",
-                           f"return argmax({x}, axis={axis})", f"return argmax(tanh({x}), axis={axis}), max({x})")))  # fmt: skip
-        case "sorted":
-            s.params = [p for p in s.params if p.name != "X"]
-            s.lead = False
-            x = s.param("X", ("n", "d"))
-            s.line(choose((f"return argsort({x}, axis={axis})", f"return argsort(sum({x})), sum({x})",
-                           f"return sum({x} * argsort({x}, axis=-1))", f"return {x}[argsort(sum({x}))]")))  # fmt: skip
-        case "scan":
-            f = choose(("cumsum", "cummax"))
-            s.line(choose((f"return {f}({x}, axis={axis})", f"return {f}({x} * 2, axis={axis}) + 1",
-                           f"return sum({f}({x}, axis={axis}), axis=-1)", f"return {f}({x} - max({x}, axis=-1, keepdims=True), axis=-2)")))  # fmt: skip
-        case "join":
-            s.params, s.lead = [], False
-            q, k, v = s.param("q", ("d",)), s.param("K", ("m", "d")), s.param("V", ("m", "c"))
-            how = choose(("scan", "fold"))
-            flags = choose(("", ", reverse=True", ", exclusive=True")) if how == "scan" else ""
-            s.head = JOIN
-            s.line(f"s = {k} @ {q}")
-            s.line(f"m, l, a = {how}(join, (s, ones(m), {v}), axis=0, identity=(-inf, 0, 0){flags})")
-            s.line(choose(("return a, l", "return a / l[:, None]" if how == "scan" else "return a / l", "return m, a")))
-        case "decay":
-            s.params, s.lead = [], False
-            k, v = s.param("K", ("m", "d")), s.param("V", ("m", "c"))
-            g = s.param("G", ("m", "d"), values="positive")
-            s.head = DECAY
-            flags = choose(("", ", reverse=True", ", exclusive=True"))
-            s.line(f"S = scan(decay, ({k}, {v}, 0.5 * {g}), axis=0, init=zeros(d, c){flags})")
-            s.line(choose(("return S", f"return sum({k}[..., None] * S, axis=1)", "return sum(S, axis=0)")))
-        case _:
-            y = s.param("Y", ("n", "4"))
-            s.params = [p for p in s.params if p.name != "X"]
-            s.lead = False
-            s.line(choose((f"return reshape({y}, [n, 2, 2])", f"return sum(reshape({y}, [n, 2, 2]), axis=1)",
-                           f"return reshape({y}, [2 * n, 2])", f"return transpose(reshape({y}, [n, 2, 2]), [1, 0, 2])",
-                           f"return softmax(reshape({y}, [n * 4]))")))  # fmt: skip
+    """A program that is not attention: pooling, layer norm, reductions, gathers, structural operators, scans, maps."""
+    params, bodies = choose(OTHER)
+    body = choose(bodies).replace("@=", "@").replace("axis=@", f"axis={choose(('-1', '-2'))}")
+    s = Sketch(choose, lead="..." in params and choose((False, True)))
+    for p in listed(params):
+        axes = tuple(a for a in p.axes if a != "..." or s.lead)
+        s.params.append(Param(p.name, axes, p.kind, p.values))
+    s.lines = [f"    {line}" for line in body.split("; ")]
+    s.head = JOIN if "join," in body else DECAY if "decay," in body else ""
+    s.finite = "** 3" in body  # a mean that moves multiplies infinities by 0
     case = finish(s, "g")
-    return Case(case.text, case.params, {**case.sizes, "r": choose((2, 1, 5, 0))}, case.data, case.seed, case.lead)
+    return replace(case, sizes={**case.sizes, "r": choose((2, 1, 5, 0))})
+
+
+def listed(text: str) -> tuple[Param, ...]:
+    """Parameters written as `X[..., n, d] keep:bool[n] idx:index:n[r]`."""
+    out = []
+    for p in text.split("] "):
+        head, _, inside = p.rstrip("]").partition("[")
+        name, _, values = head.partition(":")
+        kind = {"bool": "b", "index": "i"}.get(values.partition(":")[0], "f")
+        out.append(Param(name, tuple(inside.split(", ")), kind, values if values not in ("", "bool") else "data"))
+    return tuple(out)
 
 
 def anything(choose: Choose) -> Case:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from moa.cli import app
+from moa.kernel import Kernel
+from moa.verify import Check, Verification
 
 ROOT = Path(__file__).resolve().parent.parent
 ATTENTION = str(ROOT / "examples" / "attention.moa")
@@ -98,6 +101,20 @@ def test_cost() -> None:
     assert code == 0
     assert "cost of attention at n = 64" in text
     assert moa("cost", ATTENTION)[0] == 0
+
+
+def test_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, text, _ = moa("verify", "sum(X)", "--shape", "X=n m")
+    assert code == 0
+    assert text.startswith("ok  ") and "checks hold\n" in text
+
+    def found(kernel: Kernel, progress: Callable[[Check], None]) -> Verification:
+        progress(Check("values", False, "3 tolerances"))
+        return Verification(False, (Check("values", False, "3 tolerances"),))
+
+    monkeypatch.setattr("moa.cli.check", found)
+    code, text, _ = moa("verify", "sum(X)", "--shape", "X=n m")
+    assert (code, text) == (1, "FAIL values: 3 tolerances\n1 of 1 checks FAIL\n")
 
 
 def test_lists() -> None:
@@ -251,6 +268,13 @@ def test_an_interrupt() -> None:
     _, errors = started.communicate(timeout=120)
     assert started.returncode in (0, 130)
     assert "Traceback" not in errors
+
+
+def test_the_example_of_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("(8, 1000, 64) (3, 1)\n<expression>:1  expression(")
 
 
 @pytest.mark.slow

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     "text", "poly", "ops", "ir", "parse", "check", "oracle", "rewrite", "normal", "naming", "psi", "domains",
     "laws", "stream", "tiles", "tile", "loops", "lower", "lift", "expand", "interp",
-    "cost", "measure", "backends", "pipeline", "kernel", "verify", "explain", "cli",
+    "cost", "measure", "backends", "forms", "pipeline", "call", "kernel", "numerics", "verify", "explain",
+    "emit", "cli",
 ]
 # fmt: on
 

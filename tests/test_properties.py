@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from chain import MINIATURES, Array, Chain, difference, tolerances
+from chain import MINIATURES, Array, Chain
 from hypothesis import HealthCheck, given, settings
-from programs import Case, Param, anything, attention, hostile, other, programs
+from programs import Case, anything, attention, hostile, listed, other, programs
 
 import moa
 from moa.loops import Element
@@ -18,15 +18,14 @@ from moa.loops import Element
 def check(case: Case, stages: tuple[str, ...], dtype: Element = "f64") -> None:
     """Asserts that stages agree with the oracle on a case."""
     chain = Chain(case, dtype)
-    want = chain.oracle()
-    tol = tolerances(chain, want)
+    want = chain.expected()
     nan = chain.normal()
     results = {"normal": nan}
     for tile in (None, 1, 5):
         results[f"streamed, tiles of {tile}"] = chain.normal(True, tile)
 
     def differs(got: tuple[Array, ...]) -> str:
-        return difference(got, want, nan, tol, undefined=chain.undefined())
+        return chain.differs(got, want, nan)
 
     for stage, got in results.items():
         assert not differs(got), (stage, differs(got))
@@ -77,10 +76,9 @@ def test_kernels_of_random_programs(case: Case) -> None:
     """What a user calls, in both element types."""
     for dtype, element in (("float64", "f64"), ("float32", "f32")):
         chain = Chain(case, element)  # type: ignore[arg-type]
-        want = chain.oracle()
         out = moa.compile(case.text, dtype=dtype)(**chain.arrays)
         got = out if isinstance(out, tuple) else (out,)
-        found = difference(got, want, chain.normal(), tolerances(chain, want), chain.undefined())
+        found = chain.differs(got, chain.expected(), chain.normal())
         assert not found, (dtype, found)
 
 
@@ -94,16 +92,12 @@ def test_hostile_data_is_hostile() -> None:
     assert np.abs(hostile(x, "huge", rng)).max() > 1e3
 
 
-# Programs that once failed. ----------------------------------------------------------------------------------------------
+# Programs that once failed. -------------------------------------------------------------------------------------------
 
 
 def case(text: str, params: str, sizes: dict[str, int], data: str = "plain", seed: int = 0) -> Case:
-    """A case written by hand; params as `Q[n, d] K[m, d]`."""
-    found = []
-    for p in params.split("] "):
-        name, _, inside = p.rstrip("]").partition("[")
-        found.append(Param(name, tuple(x.strip() for x in inside.split(","))))
-    return Case(text, tuple(found), sizes, data, seed)
+    """A case written by hand."""
+    return Case(text, listed(params), sizes, data, seed)
 
 
 COUNTEREXAMPLES: dict[str, Case] = {

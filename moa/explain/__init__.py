@@ -6,16 +6,18 @@ stages. The page renames index variables and arrays for the reader; the represen
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moa.cost import Cost, cost
 from moa.explain.fold import folds, recurrences
 from moa.explain.laws import contract, laws, refused
 from moa.explain.names import names_of
-from moa.explain.page import formula, groups, head, laid_out, normal_form
+from moa.explain.page import forms, formula, groups, head, laid_out, normal_form
 from moa.explain.placed import kernel_lines
 from moa.explain.program import program_text
 from moa.explain.text import INDENT, WIDTH, wrapped
+from moa.forms import Form
 from moa.kernel import KEYS, VECTORS
 from moa.normal import Fold
 from moa.pipeline import STAGES, Derivation, Placed, place
@@ -38,7 +40,9 @@ def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None =
     if stage is not None and stage not in STAGES:
         text = f"there is no stage '{printable(stage)}'"
         raise MoaError("argument", text, None, f"choose one of {', '.join(STAGES)}")
-    d, ran = last(kernel) if placed is None else (kernel.derivation, placed)
+    d, form, ran = last(kernel)
+    if placed is not None:
+        d, form = of_form(kernel.derivation, None)
     match stage:
         case "program":
             return program_text(d.program)
@@ -46,7 +50,7 @@ def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None =
             return str(d.equations)
         case "normal":
             return str(d.streamed)
-    placed = ran or placed_for(kernel)
+    placed = placed or ran or placed_for(kernel)
     match stage:
         case "tiles":
             return str(placed.tiles)
@@ -54,18 +58,19 @@ def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None =
             return str(placed.lowered.loops)
         case "source":
             return source_of(placed)
-    return page(kernel, d, placed)
+    return page(kernel, d, form, placed)
 
 
-def page(kernel: Kernel, d: Derivation, placed: Placed) -> str:
+def page(kernel: Kernel, d: Derivation, form: Form, placed: Placed) -> str:
     source = kernel._source
-    names = names_of(source, d)
+    names = names_of(source, d, form)
     sections = [
         ("formula", formula(source)),
         ("normal form", normal_form(source, names)),
         ("groups", groups(names)),
         ("laws", laws(names)),
         ("refused", refused(names)),
+        ("forms", forms(names)),
         ("fold", folds(names)),
         ("recurrence", recurrences(names)),
         ("kernel", kernel_lines(names, placed, kernel._element)),
@@ -76,13 +81,19 @@ def page(kernel: Kernel, d: Derivation, placed: Placed) -> str:
     return f"{head(source, names, kernel.dtype)}\n\n{laid_out(sections)}"
 
 
-def last(kernel: Kernel) -> tuple[Derivation, Placed | None]:
-    """The derivation and the variant that ran last; before any call, the derivation for `...` of no axes and None."""
-    for (inputs, *_), variant in reversed(kernel._variants.items()):
+def of_form(d: Derivation, name: str | None) -> tuple[Derivation, Form]:
+    """A derivation with one of its forms as the system that is streamed: the one of this name, or the first."""
+    form = next((f for f in d.forms if f.name == name), d.forms[0])
+    return replace(d, streamed=form.streamed), form
+
+
+def last(kernel: Kernel) -> tuple[Derivation, Form, Placed | None]:
+    """What ran last; before any call, the first form of the derivation for `...` of no axes, and no variant."""
+    for (inputs, name, *_), variant in reversed(kernel._variants.items()):
         for d in kernel._derivations.values():
             if variant.built is not None and d.program.inputs == inputs:
-                return d, variant.placed
-    return kernel.derivation, None
+                return (*of_form(d, name), variant.placed)
+    return (*of_form(kernel.derivation, None), None)
 
 
 def placed_for(kernel: Kernel, width: int | None = None) -> Placed:
@@ -113,8 +124,8 @@ def cost_of(kernel: Kernel, **sizes: int) -> Cost:
 
     Errors: MoaError of kind "argument" where some sizes are given and one is missing, or one is not a size
     """
-    d, placed = last(kernel)
-    known = kernel._names() if d is kernel.derivation else tuple(dict.fromkeys((*d.program.sizes(), *kernel._names())))
+    d, _, placed = last(kernel)
+    known = tuple(dict.fromkeys((*d.program.sizes(), *kernel._names())))
     for name in sizes:
         if name not in known:
             text = f"{kernel.name} has no size {printable(name)}"

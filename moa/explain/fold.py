@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 
 from moa.explain.names import Names, Scope
 from moa.explain.text import INDENT, WIDTH, element, equation, wrapped
-from moa.normal import TRUE, Eq, Fold, Index, Member, Scalar, load, loads
+from moa.normal import TRUE, Eq, Fold, Index, Member, Scalar, apply, lit, load, loads
 from moa.ops import OPERATORS
+from moa.poly import var
 
 
 def folds(names: Names) -> list[str]:
@@ -15,6 +17,7 @@ def folds(names: Names) -> list[str]:
     lines: list[str] = []
     for e in names.derivation.streamed.equations:
         if isinstance(e, Fold):
+            lines += [] if lines else _new(names)
             lines += _fold(names, e)
         elif e.kind == "map" and e.name in names.derivation.streamed.outputs and lines:
             lines += wrapped(f"then {equation(names, ('streamed', e.name), e)}", 4, WIDTH - INDENT)
@@ -24,23 +27,35 @@ def folds(names: Names) -> list[str]:
 def recurrences(names: Names) -> list[str]:
     """Each scan that stays one step after the other: what a state starts as and how a step makes the next one."""
     lines: list[str] = []
-    for r in names.derivation.equations.recurrences:
-        scope: Scope = ("equations", r.components[0].name)
+    if not any(isinstance(e, Fold) for e in names.derivation.streamed.equations):
+        lines += _new(names) if names.derivation.streamed.recurrences else []
+    for r in names.derivation.streamed.recurrences:
+        scope: Scope = ("streamed", r.components[0].name)
         axis = names.letter(scope, r.axis[0])
         order = " backwards" if r.reverse else ""
         kept = ("the state before it" if r.exclusive else "every state") if r.keep else "the last state"
         lines.append(f"{axis} < {names.poly(scope, r.axis[1])}{order}, one step after the other; {kept} is kept")
         lines += [line for x in r.maps for line in wrapped(f"  {_step(names, x)}", 6, WIDTH - INDENT)]
         for c in r.components:
-            here: Scope = ("equations", c.name)
+            here: Scope = ("streamed", c.name)
             text = f"  {element(names, here, c.state, c.outer)} from {names.scalar(here, c.start)}"
             lines += wrapped(f"{text}, then {names.scalar(here, c.body)}", 6, WIDTH - INDENT)
         lines += [line for x in r.readers for line in wrapped(f"  {_step(names, x)}", 6, WIDTH - INDENT)]
     return lines
 
 
+def _new(names: Names) -> list[str]:
+    """Equations beside the traversals that the normal form does not have."""
+    known = {shown for (system, _), shown in names.arrays.items() if system == "equations"}
+    lines: list[str] = []
+    for e in names.derivation.streamed.equations:
+        if isinstance(e, Eq) and names.array("streamed", e.name) not in known:
+            lines += wrapped(equation(names, ("streamed", e.name), e), 4, WIDTH - INDENT)
+    return lines
+
+
 def _step(names: Names, x: Eq) -> str:
-    return equation(names, ("equations", x.name), x)
+    return equation(names, ("streamed", x.name), x)
 
 
 def _fold(names: Names, f: Fold) -> list[str]:
@@ -94,6 +109,9 @@ def _member(names: Names, m: Member, running: dict[Scalar, str]) -> list[tuple[s
     for k, r in enumerate(m.refs):
         own[Scalar("ref", (k, "old"))] = load(running[r], ())
         own[Scalar("ref", (k, "new"))] = load(running[r] + "'", ())
+    for name, index in dict.fromkeys(y for _, b in m.pieces for s in b for y in loads(s)):
+        if names.array("streamed", name) in running.values():
+            own[load(name, (names.poly(scope, p) for p in index))] = load(names.array("streamed", name) + "'", ())
     sign = {"add": "+", "mul": "*"}.get(m.op, m.op)
     rows: list[tuple[str, ...]] = []
     for k in range(m.width):
@@ -104,17 +122,23 @@ def _member(names: Names, m: Member, running: dict[Scalar, str]) -> list[tuple[s
         )
         move = ""
         if m.move:
-            parts = []
-            for j, s in enumerate(m.move[k]):
-                shown = str(names.scalar(scope, s, own))
-                if shown != "0":
-                    other = "" if j == k else f" * {element(names, scope, m.state(j), m.outer)}"
-                    parts.append(f"{shown}{other}")
-            move = "* " + " + ".join(parts) if len(parts) == 1 else " + ".join(parts)
+            row = [names.scalar(scope, s, own) for s in m.move[k]]
+            states = [load(names.array("streamed", m.state(j)), _index(names, scope, m)) for j in range(m.width)]
+            terms = [apply("mul", c, s) for c, s in zip(row, states, strict=True) if c is not lit(0)]
+            if terms != [states[k]]:
+                move = f"* {row[k]}" if len(terms) == 1 else f"becomes {reduce(_plus, terms)}"
         finish = names.scalar(scope, m.finish) if k == 0 else ""
         shown_finish = "" if str(finish) == state else str(finish)
         rows.append((state, _start(m), move, f"{sign} {add}", shown_finish))
     return rows
+
+
+def _index(names: Names, scope: Scope, m: Member) -> Index:
+    return tuple(var(names.letter(scope, v)) for v, _ in m.outer)
+
+
+def _plus(a: Scalar, b: Scalar) -> Scalar:
+    return apply("add", a, b)
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

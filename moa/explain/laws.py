@@ -23,7 +23,7 @@ CONTRACTS: dict[Contract, str] = {
 
 def laws(names: Names) -> list[str]:
     """Each law that fired: its statement, what it did here, why it may, what it does to numbers."""
-    steps = names.derivation.trace.steps
+    steps = names.form.steps
     if not steps:
         return ["none was needed"]
     lines: list[str] = []
@@ -38,7 +38,12 @@ def laws(names: Names) -> list[str]:
             lines += wrapped(f"  {entry.statement}", 4, WIDTH - INDENT)
         seen: set[str] = set()
         reasons: dict[str, None] = {}
+        whole = [names.array("inlined", s.target) for s in own if "\n" in s.before]
+        if whole:
+            lines += wrapped(f"    {', '.join(whole)}: see below", 8, WIDTH - INDENT)
         for s in own:
+            if "\n" in s.before:
+                continue
             scope = _scope(names, s.target)
             before, after = short.pair(*_instance(names, scope, s))
             text = f"{before} -> {after}"
@@ -73,7 +78,7 @@ def contract(names: Names) -> list[str]:
         law = PSI.laws.get(rule)
         if law is not None and law.contract != "exact":
             found.setdefault(law.contract, []).append(rule)
-    for s in names.derivation.trace.steps:
+    for s in names.form.steps:
         if s.contract != "exact" and s.law not in found.setdefault(s.contract, []):
             found[s.contract].append(s.law)
     if not found:

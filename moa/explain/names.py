@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from moa import ir
 from moa.explain.origin import canonical, forms, given_names
+from moa.forms import Form
 from moa.normal import Cond, Eq, Fold, Index, Member, Normal, Scalar, load, loads, map_cond, map_scalar
 from moa.pipeline import Derivation
 from moa.poly import Atom, Poly, atom, var
@@ -115,6 +116,7 @@ class Names:
     """The names of one page."""
 
     derivation: Derivation
+    form: Form
     arrays: dict[tuple[str, str], str] = field(default_factory=dict)  # (system, array) -> name
     letters: dict[Node, str] = field(default_factory=dict)
     axes: Axes = field(default_factory=Axes)
@@ -132,7 +134,7 @@ class Names:
         """The name of an array; of a state `x#k`, of the array that a reduction became."""
         stem, _, component = name.partition("#")
         shown = self.arrays.get((system, stem), stem)
-        return shown if component in ("", "0") else f"{shown}_{component}"
+        return shown if component in ("", "0") else f"{shown}#{component}"
 
     def scalar(self, scope: Scope, s: Scalar, own: Mapping[Scalar, Scalar] | None = None) -> Scalar:
         """The scalar as the page has it; `own` replaces nodes first."""
@@ -182,9 +184,9 @@ class Names:
         return name
 
 
-def names_of(source: ir.Source, d: Derivation) -> Names:
-    """The names for the page of a derivation."""
-    names = Names(d)
+def names_of(source: ir.Source, d: Derivation, form: Form) -> Names:
+    """The names for the page of one form of a derivation, whose streamed system is that form's."""
+    names = Names(d, form)
     program = d.program
     names.taken = {p.name for p in program.inputs} | set(program.sizes()) | {"lowest", "inf", "nan"}
     moved = [eq for m in d.report.moved for eq, _ in m.members]
@@ -192,10 +194,41 @@ def names_of(source: ir.Source, d: Derivation) -> Names:
     names.axes.enter(entries("inlined", d.inlined))
     names.axes.enter(entries("streamed", d.streamed))
     names.axes.enter(entry("moved", e) for e in moved)
+    _recurrences(names, "equations", d.equations)
+    _recurrences(names, "streamed", d.streamed)
     _parts(names, moved)
+    _traversals(names)
     _letters(names)
     _arrays(names, given_names(source, program))
     return names
+
+
+def _recurrences(names: Names, system: str, normal: Normal) -> None:
+    """All that belongs to one step of a recurrence has the axis of the recurrence, and the axes of its states."""
+    for r in normal.recurrences:
+        states = {c.state: c for c in r.components}
+        found: list[tuple[str, tuple[tuple[str, Index], ...]]] = [(c.name, loads(c.body)) for c in r.components]
+        found += [(x.name, entry(system, x).loads) for x in (*r.maps, *r.readers)]
+        for name, read in found:
+            names.axes.join((system, r.components[0].name, r.axis[0]), (system, name, r.axis[0]))
+            for array, index in read:
+                for (v, _), p in zip(states[array].outer if array in states else (), index, strict=False):
+                    w = p.as_var()
+                    if w is not None:
+                        names.axes.join((system, states[array].name, v), (system, name, w))
+
+
+def _traversals(names: Names) -> None:
+    """Members of a group, and of a Fold, run over one axis; those of a Fold share what its references have."""
+    reds = {e.name: e.red[0] for e in names.derivation.inlined.equations if isinstance(e, Eq) and e.red is not None}
+    for g in names.derivation.report.groups:
+        for m in g.members:
+            names.axes.join(("inlined", g.members[0], reds[g.members[0]]), ("inlined", m, reds[m]))
+    for f in names.derivation.streamed.equations:
+        if isinstance(f, Fold):
+            for v in (f.axis[0], *(v for v, _ in f.shared)):
+                for k in f.members:
+                    names.axes.join(("streamed", f.members[0].name, v), ("streamed", k.name, v))
 
 
 def _parts(names: Names, moved: Iterable[Eq]) -> None:
@@ -320,6 +353,12 @@ def _made_by_laws(names: Names, known: Mapping[str, str]) -> None:
         if isinstance(e, Fold):
             for k, name in enumerate(e.references().values()):
                 names.arrays[("streamed", name)] = names.free("r", "ref") if k == 0 else names.free(f"r{k}", f"ref{k}")
+    for r in names.derivation.streamed.recurrences:
+        for name in (*(x.name for x in r.maps), *(c.name for c in r.components), *(x.name for x in r.readers)):
+            shown = names.arrays.get(("equations", name)) if name[0] != "t" else None
+            part = name[len(stem(name)) + 1 :]
+            made = numbered(known[stem(name)], part) if part and stem(name) in known else (name, f"{name}_")
+            names.arrays[("streamed", name)] = shown or names.free(*made)
     for m in names.derivation.report.moved:
         for eq, _ in m.members:
             shown = names.arrays.get(("streamed", eq.name))

@@ -107,6 +107,20 @@ def normal_form(source: ir.Source, names: Names) -> list[str]:
     return lines
 
 
+def forms(names: Names) -> list[str]:
+    """The systems that compute the same, with the operations of each: sizes decide which one runs."""
+    found = names.derivation.forms
+    if len(found) < 2:
+        return []
+    lines = []
+    for f in found:
+        name = names.text(("inlined", ""), f.name)
+        here = " (this page)" if f.name == names.form.name else ""
+        order = f", {factored(f.sequential)} of them one step after the other" if str(f.sequential) != "0" else ""
+        lines += wrapped(f"{name}{here}: {factored(f.flops)} operations{order}", 2, WIDTH - INDENT)
+    return [*lines, "the cheapest one runs, once the sizes are known"]
+
+
 def groups(names: Names) -> list[str]:
     """Reductions that run over the same axis, and in how many traversals of it, before and after the laws."""
     by_name = {e.name: e for e in names.derivation.inlined.equations if isinstance(e, Eq)}

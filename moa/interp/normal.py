@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from moa.interp.recurrence import demand, in_order, run_recurrence
 from moa.interp.scalar import NO_REFS, Array, Axes, Box, Refs
-from moa.normal import Axis, Cond, Eq, Fold, Member, Normal, Scalar, both, map_scalar, negate, rename
+from moa.normal import Axis, Cond, Eq, Fold, Member, Normal, Recurrence, Scalar, both, map_scalar, negate, rename
 from moa.ops import OPERATORS
 from moa.poly import Poly
 
@@ -136,7 +137,10 @@ class _Run:
         demanded = _Demands(self).all()
         out: dict[str, Array] = {}
         with np.errstate(all="ignore"):
-            for e in self.normal.equations:
+            for e in in_order(self.normal):
+                if isinstance(e, Recurrence):
+                    out |= run_recurrence(self, e)
+                    continue
                 if isinstance(e, Fold):
                     out |= self.fold(e, demanded, spans(e, self.extent(e.axis[1])))
                     continue
@@ -278,8 +282,10 @@ class _Demands:
         for e in m.normal.equations:
             for name, outer in [(x.name, x.outer) for x in e.members] if isinstance(e, Fold) else [(e.name, e.outer)]:
                 self.out[name] = np.full(tuple(m.extent(p) for _, p in outer), name in m.normal.outputs)
-        for e in reversed(m.normal.equations):
-            if isinstance(e, Fold):
+        for e in reversed(in_order(m.normal)):
+            if isinstance(e, Recurrence):
+                demand(self, e)
+            elif isinstance(e, Fold):
                 self.fold(e)
             elif e.kind == "map":
                 self.touch(e.body, m.box(m.axes(e.outer), self.out[e.name]))

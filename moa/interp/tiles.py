@@ -19,7 +19,6 @@ from moa.ops import OPERATORS
 from moa.poly import Poly
 from moa.tiles import Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When
 
-
 UNSET: dict[str, tuple[Any, Any]] = {"i": (np.iinfo(np.int64).min, np.int64), "b": (False, np.bool_)}
 """What elements of arrays in memory are before they are stored, beside NaN for floats; and their type."""
 
@@ -170,7 +169,7 @@ class _PhaseRun:
     def number(self, p: Poly) -> int:
         return int(_TileBox(self, self.places(), np.asarray(True)).poly(p))
 
-    # statements --------------------------------------------------------------------------------------------------------
+    # statements ------------------------------------------------------------------------------------------------------
 
     def body(self, body: tuple[TileStmt, ...]) -> None:
         for s in body:
@@ -285,6 +284,3 @@ def statements(body: tuple[TileStmt, ...]) -> Iterator[Map | Reduce]:
                 yield from statements((*s.body, *s.other))
             case Nest():
                 yield from s.statements
-
-
-

@@ -1,9 +1,9 @@
 """Carry: a reduction over j <= i is a state that is moved from row i to row i + 1, and takes in one element there.
 
 It is the change of reference with the row index as the reference. What ties a body to the row is either nothing (the
-state is moved by 1), a weight exp(rate * (i - j)) or exp(u[i] - u[j]) (moved by the exponential of the difference, which
-is formed before it is scaled), or the running extreme of a Fold, whose own move is used: the domain only grows with the
-row, so a maximum over it never falls and the exponent stays at most 0.
+state is moved by 1), a weight exp(rate * (i - j)) or exp(u[i] - u[j]) (moved by the exponential of the difference,
+which is formed before it is scaled), or the running extreme of a Fold, whose own move is used: the domain only grows
+with the row, so a maximum over it never falls and the exponent stays at most 0.
 """
 
 from __future__ import annotations
@@ -91,12 +91,16 @@ def prefix(domain: Cond, row: Axis, axis: Axis) -> Prefix:
     return Prefix(row, axis, 1 in lags, both(*rest))
 
 
-# What ties a body to the row -------------------------------------------------------------------------------------------
+# What ties a body to the row -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """exp(exponent) in a body: `step` is what the exponent grows by at the next row, `start` what it is when j enters."""
+    """exp(exponent) in a body.
+
+    step, start   what the exponent grows by at the next row, and what it is where an element enters
+    reads_rows    the step reads an array at the row and at the row before
+    """
 
     op: str
     step: Form
@@ -186,12 +190,12 @@ def _at_row(k: Key, axis: str, row: str) -> Key:
     return Key(tuple((rename(a, {axis: var(row)}), n) for a, n in k.atoms), k.exponent)
 
 
-# The state ---------------------------------------------------------------------------------------------------------------
+# The state -----------------------------------------------------------------------------------------------------------
 
 
 @LAWS.law(
     "carry",
-    "sum_{j <= i+1} b_j w(i+1, j) = C(i) sum_{j <= i} b_j w(i, j) + b_{i+1} w(i+1, i+1), C(i) = w(i+1, j) / w(i, j) free of j",
+    "sum_{j <= i+1} b_j w(i+1, j) = C sum_{j <= i} b_j w(i, j) + b_{i+1} w(i+1, i+1), C = w(i+1, j) / w(i, j) free of j",
     contract="rescales",
     source="change of reference, the row index being the reference; the domain only grows",
 )
@@ -201,18 +205,12 @@ def carry(e: Eq | Fold, falling: Set[str], fresh: Callable[[str], str]) -> Carri
     falling   names of arrays that are proved not to grow along their axis
     Errors: Stays, with the reason, where the law does not apply
     """
-    if isinstance(e, Eq):
-        assert e.red is not None
-        members, axis, shared = (plain_member(e),), e.red, e.outer
-    else:
-        members, axis, shared = e.members, e.axis, e.shared
-    tied = {v for c in conjuncts(members[0].domain) if axis[0] in c.vars() for v in c.vars()}
-    rows = [a for a in shared if a[0] in tied]
-    if len(rows) != 1:
-        raise Stays(f"its domain has {len(rows)} row axes")
-    row = rows[0]
-    found = {prefix(m.domain, row, axis) for m in members}
-    if len({(p.strict) for p in found}) != 1:
+    members: tuple[Member, ...] = (plain_member(e),) if isinstance(e, Eq) else e.members
+    axis = e.red if isinstance(e, Eq) else e.axis
+    assert axis is not None
+    row = _row(members[0], axis)
+    members = tuple(_along(m, _row(m, axis), row) for m in members)
+    if len({prefix(m.domain, row, axis).strict for m in members}) != 1:
         raise Stays("its members have different domains")
     components: list[Component] = []
     values: list[tuple[str, tuple[Axis, ...], Scalar]] = []
@@ -224,16 +222,42 @@ def carry(e: Eq | Fold, falling: Set[str], fresh: Callable[[str], str]) -> Carri
         names = [m.name if k == 0 else fresh(m.name) for k in range(m.width)]
         states |= {m.state(k): name for k, name in enumerate(names)}
         p = prefix(m.domain, row, axis)
-        made, why = _components(m, p, names, states, news, falling)
+        made, because = _components(m, p, names, states, news, falling)
         for c in made:
             news[c.state] = tuple(v for v, _ in c.outer), c.body
         components += made
-        conditions += why
-        moved = moved or bool(m.move) or bool(why)
+        conditions += because
+        moved = moved or bool(m.move) or bool(because)
         values.append((m.name, m.outer, _finish(m, row[0], states, values)))
     p = prefix(members[0].domain, row, axis)
     grows = f"{axis[0]} {'<' if p.strict else '<='} {row[0]} only grows with {row[0]}"
-    return Carried(e.name, p, tuple(components), tuple(values), ((grows, "structure"), *dict.fromkeys(conditions)), moved)
+    why = ((grows, "structure"), *dict.fromkeys(conditions))
+    return Carried(e.name, p, tuple(components), tuple(values), why, moved)
+
+
+def _row(m: Member, axis: Axis) -> Axis:
+    """The outer axis that the domain of a member ties to the reduced one."""
+    tied = {v for c in conjuncts(m.domain) if axis[0] in c.vars() for v in c.vars()}
+    rows = [a for a in m.outer if a[0] in tied]
+    if len(rows) != 1:
+        raise Stays(f"its domain ties {axis[0]} to {len(rows)} axes")
+    return rows[0]
+
+
+def _along(m: Member, old: Axis, row: Axis) -> Member:
+    """A member with the row axis under another name."""
+    if old[0] == row[0]:
+        return m
+    if m.refs or row[0] in {v for v, _ in m.outer} or old[1] != row[1]:
+        raise Stays("its members have different rows")
+    at = {old[0]: var(row[0])}
+    return replace(
+        m,
+        outer=tuple(row if a == old else a for a in m.outer),
+        domain=rename_cond(m.domain, at),
+        pieces=tuple((rename_cond(c, at), tuple(rename(b, at) for b in basis)) for c, basis in m.pieces),
+        finish=rename(m.finish, at),
+    )
 
 
 def _components(

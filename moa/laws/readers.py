@@ -6,14 +6,14 @@ others read is written row by row. States that an equation reads together become
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from moa.laws.algebra import reads
 from moa.laws.assemble import defines, in_order, reads_of
 from moa.laws.carry import Carried, in_variables
 from moa.laws.group import Unification, equation_loads
-from moa.normal import TRUE, Axis, Eq, Index, Normal, Recurrence, Scalar, load, map_cond, map_scalar, rename
+from moa.normal import TRUE, Axis, Cond, Eq, Fold, Index, Normal, Recurrence, Scalar, load, map_cond, map_scalar, rename
 from moa.normal import loads as loads_of
 from moa.poly import Poly, var
 
@@ -54,7 +54,10 @@ def with_recurrences(normal: Normal, carried: Mapping[str, Carried]) -> tuple[No
 
     carried   by the name of the equation or Fold
     """
-    equations = in_order(normal.equations)
+    wanted = {n for c in carried.values() for n, _, _ in c.values}
+    equations = in_order(
+        [x for e in normal.equations for x in (apart(e) if e.name not in carried and wanted & reads_of(e) else (e,))]
+    )
     members = {n: c for c in carried.values() for n, _, _ in c.values}
     everything = [e for e in equations if isinstance(e, Eq) and e.name not in carried]
     spaces = [
@@ -88,6 +91,19 @@ def with_recurrences(normal: Normal, carried: Mapping[str, Carried]) -> tuple[No
     left = tuple(e for e in equations if e.name not in gone)
     out = replace(normal, equations=left, recurrences=(*normal.recurrences, *made))
     return out, frozenset(j.kept & set(members))
+
+
+def apart(e: Eq | Fold) -> tuple[Eq | Fold, ...]:
+    """A Fold whose members do not refer to each other as one equation a member."""
+    if isinstance(e, Eq) or any(m.refs or m.width > 1 for m in e.members):
+        return (e,)
+    out: list[Eq | Fold] = []
+    for m in e.members:
+        index = tuple(var(v) for v, _ in m.outer)
+        if m.finish is not load(m.state(0), index):
+            return (e,)
+        out.append(Eq(m.name, "reduce", m.outer, tuple((c, b) for c, (b,) in m.pieces), m.op, e.axis, m.domain))
+    return tuple(out)
 
 
 def _all_axes(c: Carried) -> tuple[Axis, ...]:
@@ -193,18 +209,7 @@ def _recurrence(states: Sequence[Carried], j: _Joining) -> Recurrence:
             if n in j.kept:
                 readers.append(Eq(n, "map", outer, ((TRUE, s),)))
     for e in mine:
-        own = called(e.name, (*e.outer, *((e.red,) if e.red else ())))
-        at = {v: var(w) for v, w in own.items()}
-        pieces = tuple(
-            (map_cond(c, lambda p: p.rename(at), lambda s: put(rename(s, at))), put(rename(s, at))) for c, s in e.pieces
-        )
-        new = replace(
-            e,
-            outer=tuple((own[v], x) for v, x in e.outer),
-            red=None if e.red is None else (own[e.red[0]], e.red[1]),
-            domain=map_cond(e.domain, lambda p: p.rename(at), lambda s: put(rename(s, at))),
-            pieces=pieces,
-        )
+        new = _rewritten(e, called(e.name, (*e.outer, *((e.red,) if e.red else ()))), put)
         if e.name in inside:
             maps.append(replace(new, name=inside[e.name]))
             readers.append(Eq(e.name, "map", new.outer, ((TRUE, load(inside[e.name], new.index())),)))
@@ -217,3 +222,20 @@ def _recurrence(states: Sequence[Carried], j: _Joining) -> Recurrence:
     )
 
 
+def _rewritten(e: Eq, names: Mapping[str, str], put: Callable[[Scalar], Scalar]) -> Eq:
+    """An equation in other index variables, its scalars mapped."""
+    at = {v: var(w) for v, w in names.items()}
+
+    def scalar(s: Scalar) -> Scalar:
+        return put(rename(s, at))
+
+    def cond(c: Cond) -> Cond:
+        return map_cond(c, lambda p: p.rename(at), scalar)
+
+    return replace(
+        e,
+        outer=tuple((names[v], x) for v, x in e.outer),
+        red=None if e.red is None else (names[e.red[0]], e.red[1]),
+        domain=cond(e.domain),
+        pieces=tuple((cond(c), scalar(s)) for c, s in e.pieces),
+    )

@@ -141,8 +141,8 @@ def nonpositive(s: Scalar, facts: Facts = NONE) -> bool:
         case "add":
             return all(nonpositive(x, facts) for x in s.args)
         case "mul":
-            a, b = s.args
-            return (nonpositive(a, facts) and nonnegative(b, facts)) or (nonnegative(a, facts) and nonpositive(b, facts))
+            pairs = (s.args, s.args[::-1])
+            return any(nonpositive(a, facts) and nonnegative(b, facts) for a, b in pairs)
         case "div":
             return nonpositive(s.args[0], facts) and nonnegative(s.args[1], facts)
         case "min":

@@ -127,8 +127,8 @@ class Recurrence:
     place       where the axis stands among the axes of the arrays that are kept
     exclusive   what is kept at t is the state before t
     reverse     t runs from the end; what is kept stays at its place
-    maps        equations that read a state: they belong to one step
-    readers     arrays with the axis among theirs, made at each step from the state after it
+    maps        equations that belong to one step; what components read of a state is its value before the step
+    readers     arrays with the axis among theirs, made at each step from the state after it (before it if exclusive)
     """
 
     name: str

@@ -49,8 +49,8 @@ def _attempt(plan: Plan) -> Tiles:
             phases.append(_fold_phase(plan, len(phases), e))
         elif isinstance(e, Recurrence):
             items = parallel(e)
-            builder = PhaseBuilder(plan, f"p{len(phases)}", items, items[-1][0] if items else None)
-            phases.append(builder.recurrence(e))
+            row = items[-1][0] if items and all(c.outer[-1] == items[-1] for c in e.components) else None
+            phases.append(PhaseBuilder(plan, f"p{len(phases)}", items, row).recurrence(e))
         else:
             waiting = [e]
     if waiting:
@@ -100,13 +100,16 @@ def parallel(r: Recurrence) -> tuple[Axis, ...]:
     """The axes of a recurrence along which its steps are independent: every state is read at its own position."""
     first = r.components[0].outer
     out: list[Axis] = []
-    states = {c.state: c for c in r.components}
+    states = {c.state: c.outer for c in r.components} | {e.name: e.outer for e in r.maps}
     bodies = [c.body for c in r.components] + [s for x in (*r.maps, *r.readers) for _, s in x.pieces]
     for k, axis in enumerate(first):
-        if not all(len(c.outer) > k and c.outer[k] == axis for c in r.components) or r.maps:
+        own = all(axis in outer for outer in states.values()) and not any(e.red == axis for e in r.maps)
+        if not own or not all(len(c.outer) > k and c.outer[k] == axis for c in r.components):
             break
-        if all(index[k].as_var() == axis[0] for s in bodies for a, index in loads(s) if a in states):
-            out.append(axis)
+        at = {a: outer.index(axis) for a, outer in states.items()}
+        if not all(index[at[a]].as_var() == axis[0] for s in bodies for a, index in loads(s) if a in states):
+            break
+        out.append(axis)
     return tuple(out)
 
 

@@ -108,9 +108,24 @@ class PhaseBuilder(Statements):
             if r.keep:
                 at = tuple(position if v == t else var(v) for v, _ in r.kept(c))
                 self.emit(Map(load(c.name, at), state if r.exclusive else new), body)
+        if r.exclusive:
+            self.readers(r, body)
         for state, new in zip(states, fresh, strict=True):
             self.emit(Map(state, new), body)
-        for reader in r.readers:  # they read the states after the step
+        if not r.exclusive:
+            self.readers(r, body)
+        self.scope.out.append(Loop(t, const(0), extent, tuple(body.out), "full"))
+        if not r.keep and not r.readers:
+            for c, state in zip(r.components, states, strict=True):
+                self.emit(Map(load(c.name, as_index(v for v, _ in c.outer)), state), self.scope)
+        return Phase(
+            self.name, self.items, tuple(self.axes.values()), tuple(self.tiles.values()), tuple(self.scope.out)
+        )
+
+    def readers(self, r: Recurrence, body: Scope) -> None:
+        """What a recurrence makes of its states at each step: those after it, or before it where those are kept."""
+        t, extent = r.axis
+        for reader in r.readers:
             for v, e in reader.outer:
                 if v not in self.axes:
                     self.axes[v] = TileAxis(v, "whole", e)
@@ -120,13 +135,6 @@ class PhaseBuilder(Statements):
                 value = self.resolve(reader.body, body)
             at = tuple(extent - 1 - var(t) if r.reverse and v == t else var(v) for v, _ in reader.outer)
             self.emit(Map(load(reader.name, at), value), body)
-        self.scope.out.append(Loop(t, const(0), extent, tuple(body.out), "full"))
-        if not r.keep and not r.readers:
-            for c, state in zip(r.components, states, strict=True):
-                self.emit(Map(load(c.name, as_index(v for v, _ in c.outer)), state), self.scope)
-        return Phase(
-            self.name, self.items, tuple(self.axes.values()), tuple(self.tiles.values()), tuple(self.scope.out)
-        )
 
     def fold(self, fold: Fold, mapping: tuple[str, ...]) -> Fold:
         """The fold with this phase's axes; its loops are emitted in the work item the first time."""

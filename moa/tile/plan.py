@@ -55,7 +55,8 @@ class Plan:
         self.recurrences = {r.name: r for r in normal.recurrences}
         for r in normal.recurrences:
             for e in r.readers:
-                self.memory[e.name] = Array(e.name, "f", tuple(x for _, x in e.outer), "workspace")
+                role = "output" if e.name in normal.outputs else "workspace"
+                self.memory[e.name] = Array(e.name, "f", tuple(x for _, x in e.outer), role)  # type: ignore[arg-type]
                 self.moving.add(e.name)
             for c in r.components if r.keep or not r.readers else ():
                 self.memory[c.name] = Array(c.name, "f", tuple(x for _, x in r.kept(c)), "workspace")

@@ -1,0 +1,102 @@
+"""The bound of a derivation: a formula for each output, a number where sizes and largest inputs are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moa.kernel import DTYPES, KEYS
+from moa.normal import Scalar
+from moa.numerics.errors import Errors
+from moa.numerics.facts import Scope
+from moa.numerics.posy import Largest, Posy, Unbounded
+from moa.numerics.system import system
+from moa.oracle import evaluate
+from moa.pipeline import Derivation
+from moa.poly import Atom, Poly
+
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+
+
+@dataclass(frozen=True, slots=True)
+class OutputBound:
+    """The bound on one output: |output - exact| <= u * formula, where u is the unit roundoff.
+
+    formula  None where there is no bound; then `reason` says which value is the cause
+    value    u * formula for the sizes and largest inputs that were given, else None
+    """
+
+    output: str
+    formula: Posy | None
+    value: float | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.formula is None:
+            return f"no bound on |{self.output} - exact|: {self.reason}"
+        if not self.formula.terms:
+            return f"{self.output} is exact"
+        return f"|{self.output} - exact| <= u*({self.formula})"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The bounds on the outputs of a derivation, in their order, for one compute type."""
+
+    dtype: str
+    outputs: tuple[OutputBound, ...]
+
+    @property
+    def unit_roundoff(self) -> float:
+        return UNIT_ROUNDOFF[self.dtype]
+
+    @property
+    def values(self) -> tuple[float | None, ...]:
+        return tuple(b.value for b in self.outputs)
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.outputs), f"u = 2^{round(math.log2(self.unit_roundoff))}"])
+
+
+def error_bound(
+    derivation: Derivation,
+    sizes: Mapping[str, int] | None = None,
+    maxima: Mapping[str, float] | None = None,
+    *,
+    dtype: str = "float64",
+    keys: int | None = None,
+) -> Bound:
+    """A first-order bound on the rounding errors of each output.
+
+    sizes   sizes and integer parameters by name; with `maxima` they make the bounds numbers
+    maxima  the largest absolute value of each float input (and of each integer array whose values enter)
+    keys    how many terms a kernel adds between two moves of a reference; by default as kernels of `dtype` do
+    """
+    whole = system(derivation.streamed)
+    errors = Errors(whole, keys=keys or KEYS[DTYPES[dtype]])
+    found = []
+    for name, (axes, element) in whole.outputs.items():
+        scope = Scope(dict(axes))
+        try:
+            if name in whole.refused:
+                raise Unbounded(whole.refused[name])
+            formula = errors.replaced(errors.error(element, scope), scope)
+        except Unbounded as e:
+            found.append(OutputBound(name, None, None, str(e)))
+            continue
+        value = None if sizes is None or maxima is None else at(formula, sizes, maxima) * UNIT_ROUNDOFF[dtype]
+        found.append(OutputBound(name, formula, value))
+    return Bound(dtype, tuple(found))
+
+
+def at(p: Posy, sizes: Mapping[str, int], maxima: Mapping[str, float]) -> float:
+    """The number that a bound over sizes and largest inputs is."""
+
+    def number(a: Largest | Atom | Scalar) -> float:
+        if isinstance(a, Largest):
+            return float(maxima[a.name])
+        assert isinstance(a, Atom)
+        return abs(float(evaluate(Poly({(a,): 1}), sizes)))
+
+    return p.value(number)
