@@ -156,10 +156,9 @@ def once(name: str, watch: Stopwatch) -> dict[str, float]:
 
 def imports() -> None:
     """Loads what the first call would load."""
-    for module in ("islpy", "llvmlite.binding", "moa.kernel", "moa.pipeline", "moa.tile.plan", "moa.expand", "moa.cost"):
+    names = [module for _, module, _ in STAGES]
+    for module in dict.fromkeys(["islpy", "llvmlite.binding", "moa.cost", *names]):
         importlib.import_module(module)
-    importlib.import_module("moa.backends.llvm_build")
-    importlib.import_module("moa.backends.worker")
 
 
 def child(name: str) -> dict[str, dict[str, float]]:
@@ -184,15 +183,16 @@ def main() -> None:
     try:
         for n in names:
             command = [sys.executable, str(Path(__file__).resolve()), "--here", n]
-            runs = [
-                json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])[n]
-                for _ in range(o.repeat)
-            ]
-            found[n] = {kind: min((r[kind] for r in runs), key=lambda r: r["total"]) for kind in ("cold", "warm")}
-            print(f"{n}: cold {found[n]['cold']['total']:.0f} ms, warm {found[n]['warm']['total']:.0f} ms", file=sys.stderr)
+            runs = []
+            for _ in range(o.repeat):
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                runs.append(json.loads(done.stdout.splitlines()[-1])[n])
+            best = {kind: min((r[kind] for r in runs), key=lambda r: r["total"]) for kind in ("cold", "warm")}
+            found[n] = best
+            print(f"{n}: cold {best['cold']['total']:.0f} ms, warm {best['warm']['total']:.0f} ms", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-    stages = list(dict.fromkeys(s for s, _, _ in STAGES)) + ["other", "total", "call"]
+    stages = [*dict.fromkeys(s for s, _, _ in STAGES), "other", "total", "call"]
     print(f"{'':10}" + "".join(f"{n + ' ' + kind:>16}" for n in found for kind in ("cold", "warm")))
     for s in stages:
         row = [found[n][kind].get(s) for n in found for kind in ("cold", "warm")]

@@ -149,12 +149,12 @@ class Peer:
     error: float = float("nan")
 
     def seconds(self, peak: float) -> tuple[float, float, int]:
-        """(median of the clean samples, best sample, number of clean ones); without clean ones, the best twice."""
+        """(median of the clean samples, best sample, number of clean ones); without clean ones, no median."""
         clean = [s.seconds for s in self.samples if s.clean(peak)]
         every = [s.seconds for s in self.samples]
         if not every:
             return float("nan"), float("nan"), 0
-        return median(clean or [min(every)]), min(every), len(clean)
+        return median(clean) if clean else float("nan"), min(every), len(clean)
 
 
 def measure(

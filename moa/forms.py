@@ -40,7 +40,7 @@ MARGIN = 0.8  # another form is taken where it costs less than this share of the
 class Form:
     """One system for a program, and what it costs.
 
-    name        "as written", or the laws that made it: "reassociate r1, r2; carry h0, h1 along i"
+    name        "as written", or what made it: "open r0 in r1, r2; carry h0, h1 along i"
     streamed    the named system after the laws between reductions
     flops       floating-point operations, as a polynomial in sizes; a prefix domain counts as what it holds
     sequential  those of them that stand in recurrences
@@ -94,7 +94,7 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
             streamed = streamed_beside(order.normal, own)[0]
             if not order.carried:
                 out.append(_form(str(order), _with_arrays(streamed, order.new), tuple(own.steps)))
-        made = _carried(streamed, order.carried, own, trace)
+        made = _carried(streamed, order.carried, own, trace, bool(order.opened))
         if made is not None:
             carried, text = made
             before = () if order.opened else out[0].steps
@@ -164,12 +164,14 @@ class _Order:
     steps: tuple[Step, ...]
 
     def __str__(self) -> str:
-        return f"reassociate {', '.join(sorted({e for e, _ in self.opened}))}" if self.opened else ""
+        inner = sorted({name for _, name in self.opened})
+        return "; ".join(f"open {x} in {', '.join(sorted(e for e, y in self.opened if x == y))}" for x in inner)
 
 
 def _orders(order: _Order, trace: Trace) -> Iterator[_Order]:
     """The system with one inner sum opened in all reductions that have it as a factor."""
     normal = order.normal
+    falling = nonpositive_steps(normal.recurrences)
     reductions, _ = inlined(normal)
     split = {e.name: LAWS["split"].apply(e) or e for e in reductions}
     for inner in split.values():
@@ -185,12 +187,17 @@ def _orders(order: _Order, trace: Trace) -> Iterator[_Order]:
                 continue
             try:
                 made: Reassociated = LAWS["reassociate"].apply(e, inner, partial(_fresh, names))
-                if not made.missing():
-                    _grows(made.inner)
-                    must.add(made.inner.name)
             except Stays as reason:
                 _refuse(trace, "reassociate", e.name, str(reason))
                 continue
+            if not made.missing():
+                try:
+                    carry(made.inner, falling, partial(_fresh, names))
+                except Stays as reason:
+                    text = f"the new inner sum has every axis of {e.name} and is not carried: {reason}"
+                    _refuse(trace, "reassociate", e.name, text)
+                    continue
+                must.add(made.inner.name)
             new[e.name] = made
             text = f"{made.outer}; {made.inner}"
             steps.append(
@@ -234,11 +241,6 @@ def _fresh(names: Names, root: str) -> str:
     return f"{root}{k}"
 
 
-def _grows(e: Eq) -> None:
-    """Errors: Stays, where a sum that has every outer axis cannot be carried along one of them."""
-    carry(e, frozenset(), lambda root: f"{root}.")
-
-
 def _refuse(trace: Trace, law: str, target: str, reason: str) -> None:
     if (law, target, reason) not in trace.refused:
         trace.refused.append((law, target, reason))
@@ -251,7 +253,7 @@ def _extend(trace: Trace, steps: list[Step]) -> None:
 # Recurrences ---------------------------------------------------------------------------------------------------------
 
 
-def _carried(normal: Normal, must: frozenset[str], own: Trace, trace: Trace) -> tuple[Normal, str] | None:
+def _carried(normal: Normal, must: frozenset[str], own: Trace, trace: Trace, opened: bool) -> tuple[Normal, str] | None:
     """The system with every reduction over a prefix domain carried, and what was; None if that is not enough."""
     names = Names(normal)
     falling = nonpositive_steps(normal.recurrences)
@@ -263,7 +265,7 @@ def _carried(normal: Normal, must: frozenset[str], own: Trace, trace: Trace) -> 
         try:
             made: Carried = LAWS["carry"].apply(e, falling, names.fresh)
         except Stays as reason:
-            if _near(e):
+            if not opened and _near(e):
                 _refuse(trace, "carry", e.name if isinstance(e, Eq) else e.members[0].name, str(reason))
             continue
         found[e.name] = made

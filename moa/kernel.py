@@ -25,6 +25,7 @@ from moa.tile import Strategy, tile
 
 Array = NDArray[Any]
 DTYPES: dict[str, Element] = {"float64": "f64", "float32": "f32"}
+BACKENDS = ("llvm", "c")
 VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumulators
 KEYS = {"f64": 96, "f32": 192}
 MOST_CALLS = 256  # shapes whose plans are kept
@@ -46,15 +47,16 @@ def compile(
     literals: another value in a call compiles another instance.
     Errors: MoaError at the place of the mistake
     """
-    if backend not in ("llvm",):
-        raise MoaError("argument", f"there is no backend `{printable(str(backend))}`", None, "choose llvm")
+    if backend not in BACKENDS:
+        known = " or ".join(BACKENDS)
+        raise MoaError("argument", f"there is no backend `{printable(str(backend))}`", None, f"choose {known}")
     if dtype not in DTYPES:
         known = " or ".join(DTYPES)
         raise MoaError(
             "argument", f"kernels are not compiled for dtype `{printable(str(dtype))}`", None, f"choose {known}"
         )
     parsed = read(source, shapes)
-    return Kernel(parsed, dtype, dict(sizes or {}))
+    return Kernel(parsed, dtype, dict(sizes or {}), backend)
 
 
 def read(source: str | os.PathLike[str], shapes: Mapping[str, str]) -> ir.Source:
@@ -89,8 +91,9 @@ class Variant:
 class Kernel:
     """A compiled formula. Call it with arrays in the order of its parameters, or by name; scalars by name."""
 
-    def __init__(self, source: ir.Source, dtype: str, sizes: dict[str, int]) -> None:
+    def __init__(self, source: ir.Source, dtype: str, sizes: dict[str, int], backend: str = "llvm") -> None:
         self._source = source
+        self.backend = backend
         self.dtype = dtype
         self._element = DTYPES[dtype]
         self._fixed = sizes
@@ -240,7 +243,6 @@ class Kernel:
     ) -> Variant:
         """The instance for these sizes: the number of rows in a work item follows the rows there are."""
         from moa.backends.llvm import host
-        from moa.backends.llvm_build import build
         from moa.expand import expand
 
         width = host().width(self._element)
@@ -251,10 +253,11 @@ class Kernel:
         key = (derivation.program.inputs, form, tuple(sorted(fixed.items())), unit, rows)
         if key not in self._variants:
             block = 4 * VECTORS // max(vectors, 1)
-            strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), 4 if self._element == "f32" else 2)
+            strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), 4 if self._element == "f32" else 1)
             outputs = frozenset(derivation.streamed.outputs)
             placed = place(derivation, strategy, self._element, fixed, unit | outputs | _intermediates(derivation))
-            self._variants[key] = Variant(placed, build(expand(placed.lowered.loops)))
+            builder = import_module(f"moa.backends.{self.backend}_build")
+            self._variants[key] = Variant(placed, builder.build(expand(placed.lowered.loops)))
         return self._variants[key]
 
     def _rows(self, derivation: Derivation, form: str, sizes: Mapping[str, int], width: int) -> int:

@@ -91,7 +91,10 @@ def reduced(c: Number) -> Number:
 class Poly:
     """An exact polynomial with rational coefficients (integer-valued where it is used as an index)."""
 
-    __slots__ = ("_hash", "_text", "terms")
+    __slots__ = ("_atoms", "_hash", "_text", "_vars", "terms")
+
+    _atoms: frozenset[Atom] | None
+    _vars: frozenset[str] | None
 
     terms: tuple[tuple[Monomial, Number], ...]
 
@@ -102,6 +105,7 @@ class Poly:
         self.terms = tuple(kept)
         self._hash = hash(self.terms)
         self._text = ""
+        self._atoms = self._vars = None
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, int):
@@ -137,13 +141,13 @@ class Poly:
     # arithmetic -------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Poly | int) -> Poly:
-        other = as_poly(other)
-        if not other.terms:
+        right = as_poly(other).terms
+        if not right:
             return self
         if not self.terms:
-            return other
+            return as_poly(other)
         terms = dict(self.terms)
-        for m, c in other.terms:
+        for m, c in right:
             terms[m] = terms.get(m, 0) + c
         return Poly(terms)
 
@@ -159,9 +163,14 @@ class Poly:
         return as_poly(other) - self
 
     def __mul__(self, other: Poly | int) -> Poly:
+        factor = as_poly(other)
+        if factor is ONE or not self.terms:
+            return self
+        if self is ONE or not factor.terms:
+            return factor
         terms: dict[Monomial, Number] = {}
         for m, c in self.terms:
-            for k, d in as_poly(other).terms:
+            for k, d in factor.terms:
                 product = tuple(sorted(m + k, key=str)) if m and k else m + k
                 terms[product] = terms.get(product, 0) + c * d
         return Poly(terms)
@@ -228,16 +237,20 @@ class Poly:
 
     def atoms(self) -> frozenset[Atom]:
         """All atoms, those inside other atoms included."""
-        out: set[Atom] = set()
-        for a in self.top_atoms():
-            out.add(a)
-            for x in a.args:
-                out |= x.atoms()
-        return frozenset(out)
+        if self._atoms is None:
+            out: set[Atom] = set()
+            for a in self.top_atoms():
+                out.add(a)
+                for x in a.args:
+                    out |= x.atoms()
+            self._atoms = frozenset(out)
+        return self._atoms
 
     def vars(self) -> frozenset[str]:
         """The names of all index variables, nested ones included."""
-        return frozenset(a.name for a in self.atoms() if a.kind == "var")
+        if self._vars is None:
+            self._vars = frozenset(a.name for a in self.atoms() if a.kind == "var")
+        return self._vars
 
     def coefficient(self, name: str) -> Poly | None:
         """c where self = c * name + rest and rest is free of the variable; None if it is not so."""
@@ -255,6 +268,8 @@ class Poly:
 
     def rename(self, names: Mapping[str, Poly]) -> Poly:
         """The same polynomial with index variables replaced, all at once."""
+        if self.vars().isdisjoint(names):
+            return self
         return self.replace(lambda a: names.get(a.name) if a.kind == "var" else None)
 
     def replace(self, f: Callable[[Atom], Poly | None]) -> Poly:
@@ -307,6 +322,9 @@ def _replace_atom(a: Atom, f: Callable[[Atom], Poly | None]) -> Poly:
 @lru_cache(maxsize=4096)
 def const(value: Number) -> Poly:
     return Poly({(): value})
+
+
+ONE = const(1)
 
 
 def as_poly(value: Poly | int) -> Poly:

@@ -109,10 +109,8 @@ def scenarios(program: ir.Program, fixed: Mapping[str, int], lead: Set[str]) -> 
 
     def made(values: Sequence[int], narrow_value: int = 8, **others: int) -> dict[str, int] | None:
         chosen = dict(zip(wide, (values[k % len(values)] for k in range(len(wide))), strict=True))
-        return satisfied(
-            program,
-            {**integers, **dict.fromkeys(narrow, narrow_value), **dict.fromkeys(lead, 2), **chosen, **fixed, **others},
-        )
+        start = {**integers, **dict.fromkeys(narrow, narrow_value), **dict.fromkeys(lead, 2)}
+        return satisfied(program, {**start, **chosen, **fixed, **others}, {*integers, *fixed})
 
     plans: list[tuple[str, dict[str, int] | None]] = [("ordinary", made(PRIMES))]
     plans.append(("all 1", made((1,), 1)))
@@ -129,10 +127,10 @@ def scenarios(program: ir.Program, fixed: Mapping[str, int], lead: Set[str]) -> 
             yield name, sizes
 
 
-def satisfied(program: ir.Program, sizes: dict[str, int]) -> dict[str, int] | None:
-    """Sizes near these that meet the program's obligations, None if none are found."""
+def satisfied(program: ir.Program, sizes: dict[str, int], kept: Set[str]) -> dict[str, int] | None:
+    """Sizes near these that meet the program's obligations, None if none are found; those in `kept` stay."""
     for factor in FACTORS:
-        tried = {k: -(-v // factor) * factor for k, v in sizes.items()}
+        tried = {k: v if k in kept else -(-v // factor) * factor for k, v in sizes.items()}
         try:
             held = all(_holds(o, tried) for o in program.obligations)
         except MoaError:
@@ -215,7 +213,7 @@ def small(program: ir.Program, fixed: Mapping[str, int], rng: np.random.Generato
     names = [s for s in program.sizes() if s not in fixed]
     sizes = dict(zip(names, (5, 7, 3, 4, 6, 2)[: len(names)] + (3,) * max(0, len(names) - 6), strict=True))
     integers = {p.name: 2 for p in program.inputs if p.kind == "i" and not p.shape}
-    found = satisfied(program, {**integers, **sizes, **fixed})
+    found = satisfied(program, {**integers, **sizes, **fixed}, {*integers, *fixed})
     return None if found is None else arguments(program, found, rng, dtype)
 
 
@@ -436,33 +434,46 @@ def _prefix(x: Array) -> Array:
     return out
 
 
-def _hostile(kernel: Kernel, derivation: Derivation, name: str, data: Mapping[str, Any], hidden: str) -> Check:
-    program = derivation.program
-    want = expected(program, data, kernel.dtype)
+def _hostile(kernel: Kernel, derivation: Derivation, name: str, data: Mapping[str, Any], hidden: Hides) -> Check:
+    want = expected(derivation.program, data, kernel.dtype)
     nan = _normal(derivation, data, kernel.dtype)
     infinite = any(isinstance(x, np.ndarray) and x.dtype.kind == "f" and np.isinf(x).any() for x in data.values())
     got = call(kernel, data)
     found = compared(got, want, nan)
-    if found and hidden:
-        loose = nan if not infinite else tuple(np.where(np.isnan(g), np.nan, 0.0) for g in got)
-        if not compared(got, want, loose, masked=True):
-            return Check(name, True, f"NaN reaches more or fewer elements than the formula says: {hidden}")
+    if found and (hidden.index or (hidden.value and infinite)):
+        least = tuple(np.where(np.isnan(g), p, 0.0) for g, p in zip(got, nan, strict=True)) if infinite else nan
+        if not compared(got, want, least, masked=bool(hidden.index), undefined=True):
+            return Check(
+                name, True, f"NaN reaches other elements than the formula says: {hidden.index or hidden.value}"
+            )
     return Check(name, not found, found or "NaN and infinities stand where the formula has them")
 
 
-def hides(derivation: Derivation) -> str:
-    """Why values that are not finite may reach other elements than the formula says; empty if they may not."""
+@dataclass(frozen=True, slots=True)
+class Hides:
+    """Why values that are not finite may reach other elements than the formula says; empty where they may not.
+
+    index   by a mask of indices: any of them, in any direction
+    value   by a law: infinities only, which may lose a NaN, or make one of an infinity
+    """
+
+    index: str
+    value: str
+
+
+def hides(derivation: Derivation) -> Hides:
+    """What the derivation says of values that are not finite."""
+    index = ""
     for e in derivation.streamed.equations:
         members: Sequence[Eq | Member] = e.members if isinstance(e, Fold) else (e,)
         for m in members:
             if m.domain is not TRUE or any(c is not TRUE for c, _ in m.pieces):
-                return "a mask of indices assumes that what it hides is finite"
+                index = "a mask of indices assumes that what it hides is finite"
     laws = {"linearity": "sums that are taken apart", "drop a guard": "a guard that is dropped"}
-    for law, what in laws.items():
-        if derivation.trace.fired(law):
-            return f"{what} (law `{law}`) assumes finite values"
-    wide = any(m.width > 1 for moved in derivation.report.moved for _, m in moved.members)
-    return "a mean that moves (law `change of reference`) assumes finite values" if wide else ""
+    fired = [f"{what} (law `{law}`)" for law, what in laws.items() if derivation.trace.fired(law)]
+    if any(m.width > 1 for moved in derivation.report.moved for _, m in moved.members):
+        fired.append("a mean that moves (law `change of reference`)")
+    return Hides(index, f"{fired[0]} assumes finite values" if fired else "")
 
 
 # Laws ----------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Chain:
 
     def __init__(self, case: Case, dtype: Element = "f64") -> None:
         self.case, self.dtype = case, dtype
-        self.derivation: Derivation = derive(parse(case.text, "<random>"), len(case.lead))
+        self.derivation = derived(case.text, len(case.lead))
         self.program = self.derivation.program
         self.arrays = case.arrays()
         with np.errstate(all="ignore"):
@@ -72,8 +73,7 @@ class Chain:
         return tuple(found[o] for o in system.outputs)
 
     def place(self, strategy: Strategy, fixed: Mapping[str, int] | None = None) -> Placed:
-        unit = frozenset(self.derivation.streamed.outputs)
-        return place(self.derivation, strategy, self.dtype, fixed or {}, unit | stored(self.derivation))
+        return placed(self.case.text, len(self.case.lead), strategy, self.dtype, tuple((fixed or {}).items()))
 
     def params(self) -> dict[str, Any]:
         params = {k: float(v) for k, v in self.scalars.items()} | self.sizes
@@ -144,6 +144,18 @@ class Chain:
         for entry, items in zip(built.phases, placed.lowered.items, strict=True):
             run_items(entry, ctypes.addressof(packed), evaluate(items, self.sizes), threads, base, stride, 1)
         return tuple(memory[o] for o in self.derivation.streamed.outputs)
+
+
+@lru_cache(maxsize=64)
+def derived(text: str, ranks: int) -> Derivation:
+    return derive(parse(text, "<random>"), ranks)
+
+
+@lru_cache(maxsize=64)
+def placed(text: str, ranks: int, strategy: Strategy, dtype: Element, fixed: tuple[tuple[str, int], ...]) -> Placed:
+    derivation = derived(text, ranks)
+    unit = frozenset(derivation.streamed.outputs)
+    return place(derivation, strategy, dtype, dict(fixed), unit | stored(derivation))
 
 
 def stored(derivation: Derivation) -> frozenset[str]:

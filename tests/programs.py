@@ -416,6 +416,7 @@ OTHER: tuple[tuple[str, tuple[str, ...]], ...] = (
             f"{NORM}; return z, y",
             "y = mean(X, axis=@, keepdims=True); return mean((X - y) * (X - y), axis=@), mean((X - y) ** 3, axis=@)",
             "return sum(where(X == max(X, axis=-1, keepdims=True), X, 0))",
+            "return where(sum(X) > 0, 1, 0) + tanh(sum(X))",
             "return argmax(X, axis=@)",
             "return argmax(tanh(X), axis=@), max(X)",
         ),

@@ -50,7 +50,8 @@ def test_fires(law: str) -> None:
 
 
 def test_every_law_of_the_book_has_a_test() -> None:
-    assert set(LAWS.laws) == set(FIRES)
+    elsewhere = {"reassociate", "carry"}  # between forms of a system: tests of their own
+    assert set(LAWS.laws) - elsewhere == set(FIRES)
 
 
 def with_member(change: Callable[[Member], Member]) -> Callable[[Callable[..., Moved]], Callable[..., Moved]]:

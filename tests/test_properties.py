@@ -114,6 +114,23 @@ COUNTEREXAMPLES: dict[str, Case] = {
     "rows beyond the array of a branch not taken": case(
         "def g(X[n, d]):\n    return concat(X, 2 * X, axis=0)\n", "X[n, d]", {"n": 5, "d": 3}
     ),
+    "a fold whose members have axes of their own": case(
+        """def f(Q[n, d], K[n, d]):
+    i, j = iota(n)[:, None], iota(n)
+    s = where((j <= i) & ((i - j < 3) | (j < 2)), Q @ K.T, -inf)
+    p = maximum(s, 0)
+    p = p / (sum(p, axis=-1, keepdims=True) + 0.01)
+    return sum(p, axis=-2)
+""",
+        "Q[n, d] K[n, d]",
+        {"n": 7, "d": 3},
+    ),
+    "an array that only a condition reads": case(
+        "def g(X[n, d]):\n    return argsort(X, axis=-1)\n", "X[n, d]", {"n": 5, "d": 4}
+    ),
+    "an integer chosen by floats": case(
+        "def g(X[n, d]):\n    return where(sum(X) > 0, 1, 0) + tanh(sum(X))\n", "X[n, d]", {"n": 5, "d": 4}
+    ),
 }
 
 

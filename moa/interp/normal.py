@@ -282,17 +282,17 @@ class _Demands:
         for e in m.normal.equations:
             for name, outer in [(x.name, x.outer) for x in e.members] if isinstance(e, Fold) else [(e.name, e.outer)]:
                 self.out[name] = np.full(tuple(m.extent(p) for _, p in outer), name in m.normal.outputs)
-        for e in reversed(in_order(m.normal)):
-            if isinstance(e, Recurrence):
-                demand(self, e)
-            elif isinstance(e, Fold):
-                self.fold(e)
-            elif e.kind == "map":
-                self.touch(e.body, m.box(m.axes(e.outer), self.out[e.name]))
+        for x in reversed(in_order(m.normal)):
+            if isinstance(x, Recurrence):
+                demand(self, x)
+            elif isinstance(x, Fold):
+                self.fold(x)
+            elif x.kind == "map":
+                self.touch(x.body, m.box(m.axes(x.outer), self.out[x.name]))
             else:
-                assert e.red is not None
-                pieces = [(c, (s,)) for c, s in e.pieces]
-                self.pieces(e.outer, e.red, e.domain, pieces, self.out[e.name])
+                assert x.red is not None
+                pieces = [(c, (s,)) for c, s in x.pieces]
+                self.pieces(x.outer, x.red, x.domain, pieces, self.out[x.name])
         return self.out
 
     def fold(self, f: Fold) -> None:

@@ -44,6 +44,8 @@ def run(
             machine.params[name] = machine.dtype.type(value)
         for phase in tiles.phases:
             _PhaseRun(machine, phase).run()
+    for name, count in machine.stores.items():
+        assert (count == 1).all(), f"no phase stores {name}"
     return {a.name: machine.arrays[a.name] for a in tiles.arrays if a.role != "input"}
 
 

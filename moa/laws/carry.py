@@ -162,11 +162,7 @@ def _weight(op: str, exponent: Form, p: Prefix, falling: Set[str]) -> Weight:
             continue
         partner = _at_row(key, axis, row)
         match = next(
-            (
-                k
-                for k, d in exponent.terms.items()
-                if d == -c and k not in rows and _at_row(k, axis, row) == partner
-            ),
+            (k for k, d in exponent.terms.items() if d == -c and k not in rows and _at_row(k, axis, row) == partner),
             None,
         )
         if match is None:
@@ -195,7 +191,7 @@ def _at_row(k: Key, axis: str, row: str) -> Key:
 
 @LAWS.law(
     "carry",
-    "sum_{j <= i+1} b_j w(i+1, j) = C sum_{j <= i} b_j w(i, j) + b_{i+1} w(i+1, i+1), C = w(i+1, j) / w(i, j) free of j",
+    "sum_{j <= i+1} b_j w(i+1,j) = C sum_{j <= i} b_j w(i,j) + b_{i+1} w(i+1,i+1), C = w(i+1,j) / w(i,j) free of j",
     contract="rescales",
     source="change of reference, the row index being the reference; the domain only grows",
 )
@@ -236,12 +232,22 @@ def carry(e: Eq | Fold, falling: Set[str], fresh: Callable[[str], str]) -> Carri
 
 
 def _row(m: Member, axis: Axis) -> Axis:
-    """The outer axis that the domain of a member ties to the reduced one."""
+    """The outer axis along which the domain of a member grows; conditions on other axes are the element's own."""
     tied = {v for c in conjuncts(m.domain) if axis[0] in c.vars() for v in c.vars()}
-    rows = [a for a in m.outer if a[0] in tied]
-    if len(rows) != 1:
-        raise Stays(f"its domain ties {axis[0]} to {len(rows)} axes")
-    return rows[0]
+    rows: list[Axis] = []
+    reasons: list[Stays] = []
+    for a in m.outer:
+        if a[0] in tied:
+            try:
+                prefix(m.domain, a, axis)
+                rows.append(a)
+            except Stays as reason:
+                reasons.append(reason)
+    if len(rows) == 1:
+        return rows[0]
+    if rows or not reasons:
+        raise Stays(f"no domain ties {axis[0]} to {'one row' if rows else 'a row'}")
+    raise reasons[-1]
 
 
 def _along(m: Member, old: Axis, row: Axis) -> Member:
@@ -306,7 +312,7 @@ def _components(
         moved = terms[0]
         for t in terms[1:]:
             moved = apply("add", moved, t)
-        if weight is not None:
+        if weight is not None and weight.step:
             moved = apply("mul", apply(weight.op, rebuild(weight.step)), moved)
         body = apply(m.op, moved, choose(rename_cond(p.rest, at), enters[k], identity_of(m.op)))
         if weight is not None and weight.reads_rows:

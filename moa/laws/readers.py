@@ -60,9 +60,7 @@ def with_recurrences(normal: Normal, carried: Mapping[str, Carried]) -> tuple[No
     )
     members = {n: c for c in carried.values() for n, _, _ in c.values}
     everything = [e for e in equations if isinstance(e, Eq) and e.name not in carried]
-    spaces = [
-        Eq(c.name, "map", _all_axes(c), ()) for c in carried.values()
-    ]
+    spaces = [Eq(c.name, "map", _all_axes(c), ()) for c in carried.values()]
     j = _Joining(carried, Unification([*everything, *spaces]))
     for name, c in carried.items():
         j.same[name] = name
@@ -217,9 +215,7 @@ def _recurrence(states: Sequence[Carried], j: _Joining) -> Recurrence:
             (readers if e.name in j.kept else maps).append(new)
     components = tuple(x for c in states for x in c.components)
     strict = states[0].prefix.strict
-    return Recurrence(
-        f"{states[0].name}.carry", row, 0, components, tuple(maps), strict, False, False, tuple(readers)
-    )
+    return Recurrence(f"{states[0].name}.carry", row, 0, components, tuple(maps), strict, False, False, tuple(readers))
 
 
 def _rewritten(e: Eq, names: Mapping[str, str], put: Callable[[Scalar], Scalar]) -> Eq:

@@ -109,9 +109,7 @@ def reassociate(e: Eq, inner: Eq, fresh: Callable[[str], str]) -> Reassociated:
     inside_parts = [f for f in parts if _has(f[0], axis)]
     if not outside_parts:
         raise Stays(f"{inner.name} is not a product of a factor with {axis} and one without")
-    conditions = tuple(
-        c for x in (e.domain, rename_cond(inner.domain, mapping)) for c in sorted(conjuncts(x), key=str)
-    )
+    conditions = tuple(c for x in (e.domain, rename_cond(inner.domain, mapping)) for c in sorted(conjuncts(x), key=str))
     inside = both(*(c for c in conditions if axis in c.vars()))
     around = both(*(c for c in conditions if axis not in c.vars()))
     body = tuple((c, _times(product(inside_parts), s)) for c, s in pieces)

@@ -8,6 +8,7 @@ from moa.laws.algebra import factors, identity_of
 from moa.laws.table import LAWS
 from moa.normal import FALSE, TRUE, Cond, Eq, Piece, Scalar, both, is_structural, lit, map_scalar, negate, subterms
 from moa.ops import OPERATORS
+from moa.poly import Atom, Poly
 
 MAX_CONDITIONS = 4  # a body with more different conditions is left as it is
 
@@ -34,10 +35,7 @@ def implies(c: Cond, d: Cond) -> bool:
     return True
 
 
-def _at_least(p: object) -> bool:
-    from moa.poly import Poly
-
-    assert isinstance(p, Poly)
+def _at_least(p: Poly) -> bool:
     n = p.as_int()
     return n is not None and n >= 0
 
@@ -56,7 +54,13 @@ def assume(s: Scalar, c: Cond) -> Scalar:
         truth = _literal_truth(d)
         return None if truth is None else (a if truth else b)
 
-    return map_scalar(s, node)
+    def choice(a: Atom) -> Poly | None:
+        if a.kind != "select":
+            return None
+        d, x, y = a.args
+        return x if implies(c, d) else y if implies(c, negate(d)) else None
+
+    return map_scalar(s, node, lambda p: p.replace(choice))
 
 
 def _literal_truth(c: Cond) -> bool | None:

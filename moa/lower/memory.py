@@ -57,6 +57,7 @@ class Memory:
         self.tail: Arg | None = None  # lanes of the last, incomplete vector: how many
         self.lane = nest.lane
         self.rows = nest.lane is not None and nest.lane == store.row  # lanes are the rows of the item: all of them
+        self.placed: dict[tuple[Poly, tuple[tuple[str, Local], ...]], Poly] = {}
 
     @contextmanager
     def frame(self) -> Iterator[None]:
@@ -78,10 +79,15 @@ class Memory:
 
     def global_poly(self, p: Poly, place: Place) -> Poly:
         """An index over local variables and origins."""
-        names = {}
-        for axis, (symbol, k) in place.items():
-            names[axis] = self.origin(axis) + (var(symbol) if symbol else const(0)) + k
-        return p.rename(names)
+        used = p.vars()
+        if not used:
+            return p
+        at = tuple((axis, local) for axis, local in place.items() if axis in used)
+        found = self.placed.get((p, at))
+        if found is None:
+            names = {axis: self.origin(axis) + (var(s) if s else const(0)) + k for axis, (s, k) in at}
+            found = self.placed[p, at] = p.rename(names) if names else p
+        return found
 
     def int_value(self, p: Poly, place: Place) -> Arg:
         return self.address.poly(self.global_poly(p, place), self.env)

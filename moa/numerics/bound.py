@@ -73,7 +73,7 @@ def error_bound(
     maxima  the largest absolute value of each float input (and of each integer array whose values enter)
     keys    how many terms a kernel adds between two moves of a reference; by default as kernels of `dtype` do
     """
-    whole = system(derivation.streamed)
+    whole = system(derivation.streamed, derivation.report.moved)
     errors = Errors(whole, keys=keys or KEYS[DTYPES[dtype]])
     found = []
     for name, (axes, element) in whole.outputs.items():

@@ -172,7 +172,10 @@ class Errors(Sizes):
     def of_reduction(self, r: Reduction) -> Posy:
         """The error of an element, over elements that do not have the reduced axis."""
         if r.name not in self._of_states:
-            self._of_states[r.name] = self._of_reduction_error(r)
+            if r.computed is None:
+                self._of_states[r.name] = self._of_reduction_error(r)
+            else:
+                self._of_states[r.name] = self.error(r.computed, self.scope(r, -1))
         return self._of_states[r.name]
 
     def _of_reduction_error(self, r: Reduction) -> Posy:

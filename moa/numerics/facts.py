@@ -105,6 +105,9 @@ class Facts:
                 return x.args[2]  # type: ignore[no-any-return]
             case "load":
                 r = self.reduction(x, "add")
+                if r is not None and r.computed is not None:
+                    computed = self.exact(rename(r.computed, r.bind(x.args[1])))
+                    return computed if computed.op == "load" else None
                 if (
                     r is not None
                     and r.domain.is_true

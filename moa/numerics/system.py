@@ -6,13 +6,32 @@ moves cost in rounding is kept beside it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from moa.laws.reading import LOWEST
+from moa.laws.reference import Moved
 from moa.naming import inline
-from moa.normal import Axis, Cond, Fold, Index, Member, Normal, Piece, Scalar, load, map_scalar, rename, subterms
+from moa.normal import (
+    Axis,
+    Cond,
+    Eq,
+    Fold,
+    Index,
+    Member,
+    Normal,
+    Piece,
+    Scalar,
+    lit,
+    load,
+    map_scalar,
+    rename,
+    subterms,
+)
 from moa.poly import Poly, var
 
+NOT_A_NUMBER = lit(math.nan)
 Definition = tuple[tuple[str, ...], Scalar]  # the variables of an array and its element
 
 
@@ -28,7 +47,10 @@ class Moves:
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """name[outer] = reduce(op, axis in domain, pieces), over loads of inputs and of other reductions."""
+    """name[outer] = reduce(op, axis in domain, pieces), over loads of inputs and of other reductions.
+
+    computed  how the value is computed where not by this reduction: from states at other references
+    """
 
     name: str
     outer: tuple[Axis, ...]
@@ -37,6 +59,7 @@ class Reduction:
     domain: Cond
     pieces: tuple[Piece, ...]
     moves: Moves | None = None
+    computed: Scalar | None = None
 
     def bind(self, index: Index) -> dict[str, Poly]:
         """The outer variables at an index."""
@@ -64,6 +87,9 @@ class System:
             if x.op in ("max", "min") and any(y is LOWEST for y in subterms(x.args[1])):
                 kept: Scalar = x.args[0]
                 return kept
+            if x.op == "select" and x.args[1] is NOT_A_NUMBER:
+                kept = x.args[2]
+                return kept
             if x.op == "load" and x.args[0] in self._definitions:
                 names, value = self._definitions[x.args[0]]
                 at: dict[str, Poly] = dict(zip(names, x.args[1], strict=True))
@@ -76,9 +102,10 @@ class System:
         self._definitions[name] = (tuple(v for v, _ in outer), value)
 
 
-def system(normal: Normal) -> System:
-    """The system of a streamed normal."""
+def system(normal: Normal, moved: Iterable[Moved] = ()) -> System:
+    """The system of a streamed normal; `moved` are the changes of reference that led to it."""
     out = System()
+    meant = {e.name: e for made in moved for e, m in made.members if m.width > 1}
     for r in normal.recurrences:
         for c in r.components:
             out.refused[c.name] = f"{c.name} carries its rounding errors from step to step"
@@ -88,7 +115,7 @@ def system(normal: Normal) -> System:
     for e in plain.equations:
         if isinstance(e, Fold):
             for m in e.members:
-                _member(e, m, out)
+                _member(e, m, meant.get(m.name), out)
         elif e.kind == "map":
             out.define(e.name, e.outer, out.put(e.body))
         else:
@@ -108,8 +135,8 @@ def system(normal: Normal) -> System:
     return out
 
 
-def _member(f: Fold, m: Member, out: System) -> None:
-    """Enters the states of a member and its value."""
+def _member(f: Fold, m: Member, meant: Eq | None, out: System) -> None:
+    """Enters the states of a member and its value, which is a reduction by itself where it is known as one."""
     refs = tuple(out.put(r) for r in m.refs)
 
     def node(x: Scalar) -> Scalar | None:
@@ -131,4 +158,10 @@ def _member(f: Fold, m: Member, out: System) -> None:
         moves = Moves(k, matrix, refs, names) if m.move else None
         op = m.op.removesuffix("_ref")
         out.reductions[m.state(k)] = Reduction(m.state(k), m.outer, op, f.axis, m.domain, tuple(pieces), moves)
-    out.define(m.name, m.outer, out.put(m.finish))
+    if meant is None or meant.red is None or meant.outer != m.outer:
+        out.define(m.name, m.outer, out.put(m.finish))
+        return
+    original = tuple((c, out.put(s)) for c, s in meant.pieces)
+    out.reductions[m.name] = Reduction(
+        m.name, m.outer, m.op, meant.red, meant.domain, original, computed=out.put(m.finish)
+    )

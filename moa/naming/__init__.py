@@ -8,9 +8,10 @@ stands in. What has no index variable is left in place: it is evaluated once a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field, replace
 
+from moa.naming.steps import at_steps, of_one_step, without_steps
 from moa.normal import (
     TRUE,
     Axis,
@@ -221,7 +222,7 @@ def name(normal: Normal) -> Normal:
     taken = {p.name for p in normal.inputs}
     for e in equations:
         taken |= {e.name} | ({m.name for m in e.members} if isinstance(e, Fold) else set())
-    carried = [_at_steps(r) for r in normal.recurrences if r.readers]
+    carried = [at_steps(r) for r in normal.recurrences if r.readers]
     taken |= {c.name for r in carried for c in r.components}
     taken |= {e.name for r in carried for e in (*r.maps, *r.readers)}
     namer = _Namer(normal, taken)
@@ -237,7 +238,7 @@ def name(normal: Normal) -> Normal:
     steps = [_named_steps(r, namer) for r in carried]
     done = {r.name: _with_maps(r, namer.maps) for r in steps}
     local = {n for f in folds.values() for n in f.references().values()}
-    local |= {n for r in carried for n in _of_one_step(r)}
+    local |= {n for r in carried for n in of_one_step(r)}
     placed = ordered(out, namer.maps, local, {a for r in done.values() for a in _reads_of_steps(r)})
     recurrences = tuple(done.get(r.name, r) for r in normal.recurrences)
     return replace(normal, equations=placed, recurrences=recurrences)
@@ -255,47 +256,7 @@ def sites(e: Eq | Fold) -> Iterator[_Site]:
         yield _Site(e.name, axes, s)
 
 
-# Recurrences with readers: what components read of a state is its value before the step, what readers read is the one
-# after it. While names are given the states have the axis among theirs, and those of the second kind a prime.
-
-
-def _at_steps(r: Recurrence) -> Recurrence:
-    """The recurrence with every load of a state at its step, before or after it."""
-    states = {c.state for c in r.components}
-
-    def node(x: Scalar, prime: str) -> Scalar | None:
-        return load(x.args[0] + prime, (var(r.axis[0]), *x.args[1])) if x.op == "load" and x.args[0] in states else None
-
-    def at(prime: str) -> Callable[[Scalar], Scalar]:
-        return lambda s: map_scalar(s, lambda x: node(x, prime))
-
-    return _map_steps(r, at(""), at("'"))
-
-
-def _without_steps(r: Recurrence) -> Recurrence:
-    states = {c.state for c in r.components}
-
-    def node(x: Scalar) -> Scalar | None:
-        if x.op != "load" or x.args[0].removesuffix("'") not in states:
-            return None
-        return load(x.args[0].removesuffix("'"), x.args[1][1:])
-
-    return _map_steps(r, lambda s: map_scalar(s, node), lambda s: map_scalar(s, node))
-
-
-def _map_steps(r: Recurrence, before: Callable[[Scalar], Scalar], after: Callable[[Scalar], Scalar]) -> Recurrence:
-    """The recurrence with `before` on what makes its states and `after` on what reads them."""
-
-    def equation(e: Eq) -> Eq:
-        return replace(e, pieces=tuple((c, after(s)) for c, s in e.pieces))
-
-    components = tuple(replace(c, body=before(c.body)) for c in r.components)
-    return replace(r, components=components, maps=tuple(map(equation, r.maps)), readers=tuple(map(equation, r.readers)))
-
-
-def _of_one_step(r: Recurrence) -> set[str]:
-    """The names of what belongs to one step of a recurrence: its states, before and after, and its maps."""
-    return {c.state for c in r.components} | {f"{c.state}'" for c in r.components} | {e.name for e in r.maps}
+# Recurrences with readers ---------------------------------------------------------------------------------------------
 
 
 def _reads_of_steps(r: Recurrence) -> set[str]:
@@ -311,9 +272,7 @@ def step_sites(r: Recurrence) -> Iterator[_Site]:
 
 
 def _named_steps(r: Recurrence, namer: _Namer) -> Recurrence:
-    components = tuple(
-        replace(c, body=namer.rewrite(_Site(c.name, (*c.outer, r.axis), c.body))) for c in r.components
-    )
+    components = tuple(replace(c, body=namer.rewrite(_Site(c.name, (*c.outer, r.axis), c.body))) for c in r.components)
     maps, readers = (tuple(_named_equation(e, namer) for e in x) for x in (r.maps, r.readers))
     return replace(r, components=components, maps=maps, readers=readers)
 
@@ -321,7 +280,7 @@ def _named_steps(r: Recurrence, namer: _Namer) -> Recurrence:
 def _with_maps(r: Recurrence, maps: list[Eq]) -> Recurrence:
     """The recurrence with the Maps among `maps` that read its states or its own maps, in dependence order."""
     mine = {e.name: e for e in r.maps}
-    known = _of_one_step(r)
+    known = of_one_step(r)
     for e in maps:
         if any(a in known for a, _ in loads(e.body)):
             mine[e.name] = e
@@ -337,7 +296,7 @@ def _with_maps(r: Recurrence, maps: list[Eq]) -> Recurrence:
     for e in mine.values():
         if e.name not in out:
             visit(e)
-    return _without_steps(replace(r, maps=tuple(out.values())))
+    return without_steps(replace(r, maps=tuple(out.values())))
 
 
 def _named_equation(e: Eq, namer: _Namer) -> Eq:
