@@ -45,7 +45,7 @@ class Printer(Family):
         super().__init__(loops, prefix)
         self.linkage = linkage
         self.types = {
-            "i": "int64_t", "f": "moa_f", "b": "_Bool", "p": "unsigned char *", "v": "moa_v", "w": "moa_w", "m": "moa_m",
+            "i": "int64_t", "f": "moa_f", "b": "_Bool", "p": "moa_p", "v": "moa_v", "w": "moa_w", "m": "moa_m",
         }  # fmt: skip
         self.follows: dict[Name, bool] = {}
 

@@ -280,11 +280,11 @@ def array_checks(x: Interface, e: Expressions) -> list[str]:
             out.append(f"if ({last} && {e.poly(a.shape[-1])} > 1) return {upper}_STRIDE;")
     for name, extent in x.indices:
         a = next(p for p in x.arrays if p.name == name)
-        c, place = x.names[name], []
+        c, place = f"a->{x.names[name]}", []
         for k, p in enumerate(a.shape):
             out.append(f"{'    ' * k}for (int64_t i{k} = 0; i{k} < {e.poly(p)}; i{k}++)")
-            place.append(f"i{k} * a->{c}_stride[{k}]")
-        at = f"a->{c}[{' + '.join(place)}]"
+            place.append(f"i{k} * {c}_stride[{k}]")
+        at = f"{c}[{' + '.join(place)}]"
         out.append(f"{'    ' * len(a.shape)}if ({at} < 0 || {at} >= {e.poly(extent)}) return {upper}_INDEX;")
     return out
 

@@ -30,6 +30,7 @@ SCALARS = r"""
 #define MOA_HELPER static inline __attribute__((unused))
 #define MOA_NEST __attribute__((noinline))
 
+typedef unsigned char *moa_p;
 typedef FLOAT moa_f;
 typedef INT moa_n;
 typedef UINT moa_u;

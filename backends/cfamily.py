@@ -291,7 +291,7 @@ class Family:
         assert s.result is not None and self.packed, f"only an entry reads its arguments: {s}"
         word = f"{self.packed}[{s.attrs[0]}]"
         if s.result.type == "p":
-            return f"(unsigned char *)(intptr_t){word}"
+            return f"({self.types['p']})(intptr_t){word}"
         if s.result.type == "i":
             return word
         return f"({self.types['f']})moa_double({word})"

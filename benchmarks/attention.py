@@ -10,9 +10,9 @@ int m, int causal, int threads)` and takes -DD=<d>, and -DF64 where T is double.
 
 Flops are counted as 4 n m d a head, half of that for causal. `% peak` is of the multiply-add rate measured in the same
 run, `ratio` is time of the C kernel over time of the kernel (above 1: faster than C). Only samples between two
-undisturbed probes count (`clean/all`; see measure.py): nan where there was none. `best` and `of best` are of the fastest
-sample of all, whatever the probes said: on a busy machine they say little about several threads. Errors are against
-float64 NumPy by the same code as the peer `numpy`, whose own error in float64 is therefore 0.
+undisturbed probes count (`clean/all`; see measure.py): nan where there was none. `best` and `of best` are of the
+fastest sample of all, whatever the probes said: on a busy machine they say little about several threads. Errors are
+against float64 NumPy by the same code as the peer `numpy`, whose own error in float64 is therefore 0.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ class Law:
     contract   what it does to floating-point values
     source     a paper, or the name of the algebraic property
     stage      the stage whose table it belongs to
+    how        where it is applied, if not by the stage itself one firing at a time
     """
 
     name: str
@@ -26,6 +27,7 @@ class Law:
     source: str
     stage: str
     apply: Callable[..., Any]
+    how: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,12 @@ class Table:
         self.stage = stage
         self.laws: dict[str, Law] = {}
 
-    def law(self, name: str, statement: str, *, contract: Contract = "exact", source: str) -> Callable[[Any], Any]:
+    def law(
+        self, name: str, statement: str, *, contract: Contract = "exact", source: str, how: str = ""
+    ) -> Callable[[Any], Any]:
         def enter(f: Callable[..., Any]) -> Callable[..., Any]:
             assert name not in self.laws, name
-            self.laws[name] = Law(name, statement, contract, source, self.stage, f)
+            self.laws[name] = Law(name, statement, contract, source, self.stage, f, how)
             return f
 
         return enter

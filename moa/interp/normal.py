@@ -14,7 +14,21 @@ import numpy as np
 
 from moa.interp.recurrence import demand, in_order, run_recurrence
 from moa.interp.scalar import NO_REFS, Array, Axes, Box, Refs
-from moa.normal import Axis, Cond, Eq, Fold, Member, Normal, Recurrence, Scalar, both, map_scalar, negate, rename
+from moa.normal import (
+    Axis,
+    Cond,
+    Eq,
+    Fold,
+    Member,
+    Normal,
+    Recurrence,
+    Scalar,
+    both,
+    cond_loads,
+    map_scalar,
+    negate,
+    rename,
+)
 from moa.ops import OPERATORS
 from moa.poly import Poly
 
@@ -347,8 +361,8 @@ class _Demands:
                 try:
                     return box.under(self.machine.full(box, box.cond(c)))
                 except KeyError:
-                    if c.op == "load":
-                        self.want(c.args[0], c.args[1], box)
+                    for array, index in cond_loads(c):
+                        self.want(array, index, box)
                     return box
 
     def touch(self, s: Scalar, box: Box, states: frozenset[str] = frozenset()) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moa.normal import Cond, Scalar
+from moa.normal import Cond, Scalar, cond_loads
 from moa.ops import OPERATORS
 from moa.poly import Atom, Poly
 
@@ -98,10 +98,16 @@ class Box:
                 return np.asarray(self.poly(c.args[0]) >= 0)
             case "eq":
                 return np.asarray(self.poly(c.args[0]) == 0)
-            case "and" | "or":  # in any order, as loads in one operand may need the others: guarded by the mask alone
-                out = self.cond(c.args[0])
-                for x in c.args[1:]:
-                    out = out & self.cond(x) if c.op == "and" else out | self.cond(x)
+            case "and" | "or":  # its conditions on indices guard the loads in the others, in whatever order they stand
+                every = c.op == "and"
+                out = np.asarray(every)
+                for x in c.args:
+                    if not cond_loads(x):
+                        out = out & self.cond(x) if every else out | self.cond(x)
+                box = self.under(out if every else ~out)
+                for x in c.args:
+                    if cond_loads(x):
+                        out = out & box.cond(x) if every else out | box.cond(x)
                 return out
             case "not":
                 return ~self.cond(c.args[0])

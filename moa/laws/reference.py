@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product as every
 
-from moa.laws.algebra import Form, expand, form_text, product, ratio, rebuild
+from moa.laws.algebra import Form, cond_reads, expand, form_text, product, ratio, rebuild
 from moa.laws.reading import Live, Reader, Reading, Stays
 from moa.laws.table import LAWS
 from moa.laws.terms import total
@@ -34,6 +34,7 @@ from moa.normal import (
     lit,
     load,
     map_scalar,
+    scalar_atoms,
 )
 from moa.ops import OPERATORS
 
@@ -72,6 +73,10 @@ def change_reference(e: Eq, live: Mapping[str, Live], facts: Set[str], fresh: Ca
     assert e.red is not None
     if e.op not in OPERATORS["mul"].distributes:
         raise Stays(f"a reference inside {e.op}")
+    tests = {a for c in (e.domain, *(c for c, _ in e.pieces)) for a in cond_reads(c)}
+    tests |= {a.name for _, s in e.pieces for a in scalar_atoms(s) if a.kind == "load"}
+    if tests & set(live):
+        raise Stays("a reference inside a condition or an index")
     axis = e.red[0]
     reader = Reader(axis, live, facts)
     readings = [reader.read(c, s, e.domain) for c, s in e.pieces]

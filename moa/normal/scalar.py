@@ -168,7 +168,14 @@ def integer(p: Poly | int) -> Scalar:
     """An integer expression as a float."""
     p = as_poly(p)
     n = p.as_int()
-    return Scalar("int", (p,)) if n is None else lit(n)
+    if n is not None:
+        return lit(n)
+    for a in sorted(p.top_atoms(), key=str):
+        if a.kind == "select" and not is_structural(a.args[0]):  # a choice by floats is a choice between floats
+            c, *sides = a.args
+            x, y = (integer(p.replace({a: side}.get)) for side in sides)
+            return choose(c, x, y)
+    return Scalar("int", (p,))
 
 
 def load(array: str, index: Iterable[Poly | int]) -> Scalar:

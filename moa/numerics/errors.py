@@ -8,14 +8,16 @@ added, its product included (a fused multiply-add costs one). Underflow and over
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from moa.normal import Cond, Scalar, lit, map_scalar, rename, scalar_atoms, subterms
+from moa.normal import Cond, Scalar, cond_loads, lit, map_scalar, rename, scalar_atoms, subterms
 from moa.numerics.facts import Scope
 from moa.numerics.posy import ONE, ZERO, Function, Posy, Unbounded, number, of_poly, posy_sum, symbol
 from moa.numerics.sizes import Sizes, elements
 from moa.numerics.system import Reduction
+from moa.poly import Atom
 
 # of the correct result, in units of the roundoff u: an ulp is at most 2 u of it (see the head of `moa.expand`)
 EXP2, EXP, LOG, TANH = 2 * 1.54, 2 * 0.92, 2 * 0.89, 2 * 2.51
@@ -47,12 +49,12 @@ class Errors(Sizes):
             case "lit":
                 return ZERO if exactly_stored(s.args[0]) else number(abs(float(s.args[0])))
             case "int":
-                self._refuse_loads(s)
+                self._refuse(s.args[0].atoms(), scope)
                 return ZERO
             case "param":
                 return self.size(s, scope)  # a run-time number is rounded to the compute type
             case "load":
-                return self._of_element(s)
+                return self._of_element(s, scope)
             case "neg" | "abs":
                 return self.error(s.args[0], scope)
             case "max" | "min":
@@ -114,7 +116,7 @@ class Errors(Sizes):
             return sides[0].join(sides[1])
         if self._meets(c, a, b):
             return (sides[0] + sides[1]).times(2)
-        raise Unbounded(f"the choice {c} is made on rounded values")
+        raise Unbounded(f"the choice {condition_text(c)} is made on rounded values")
 
     def _decided(self, c: Cond, scope: Scope) -> bool:
         """Whether computed values decide a condition as exact ones do."""
@@ -129,8 +131,7 @@ class Errors(Sizes):
                     return True
                 return all(self.error(x, scope) == ZERO for x in (a, b))
             case _:
-                for _atom in c.atoms():
-                    self._refuse_name(_atom.name)
+                self._refuse(c.atoms(), scope)
                 return True
 
     def _zero_only_of_nothing(self, s: Scalar) -> bool:
@@ -151,23 +152,23 @@ class Errors(Sizes):
 
     # elements of arrays ---------------------------------------------------------------------------------------------
 
-    def _of_element(self, s: Scalar) -> Posy:
-        self._refuse_loads(s)
+    def _of_element(self, s: Scalar, scope: Scope) -> Posy:
+        if s.args[0] in self.system.refused:
+            raise Unbounded(self.system.refused[s.args[0]])
+        self._refuse(scalar_atoms(s), scope)
         r = self.reduction(s)
         if r is None:
             return ZERO
         at = r.bind(s.args[1])
         return elements(self.of_reduction(r), lambda x: rename(x, at))
 
-    def _refuse_loads(self, s: Scalar) -> None:
-        if s.op == "load":
-            self._refuse_name(s.args[0])
-        for a in scalar_atoms(s):
-            self._refuse_name(a.name)
-
-    def _refuse_name(self, name: str) -> None:
-        if name in self.system.refused:
-            raise Unbounded(self.system.refused[name])
+    def _refuse(self, integers: Iterable[Atom], scope: Scope) -> None:
+        """Errors: Unbounded where an integer expression may differ because a float was rounded."""
+        for a in integers:
+            if a.name in self.system.refused:
+                raise Unbounded(self.system.refused[a.name])
+            if a.kind == "select" and not self._decided(a.args[0], scope):
+                raise Unbounded(f"the choice {condition_text(a.args[0])} is made on rounded values")
 
     def of_reduction(self, r: Reduction) -> Posy:
         """The error of an element, over elements that do not have the reduced axis."""
@@ -179,6 +180,8 @@ class Errors(Sizes):
         return self._of_states[r.name]
 
     def _of_reduction_error(self, r: Reduction) -> Posy:
+        for k, (c, _) in enumerate(r.pieces):
+            self._refuse((*r.domain.atoms(), *c.atoms()), self.scope(r, k))
         match r.op:
             case "add":
                 return self._of_sum_error(r)
@@ -271,6 +274,14 @@ def exactly_stored(x: Fraction | float) -> bool:
         return True
     d = x.denominator
     return d & (d - 1) == 0 and x.numerator.bit_length() <= EXACT_BITS and d.bit_length() <= EXACT_BITS
+
+
+def condition_text(c: Cond) -> str:
+    """The text of a condition without the numbers of states."""
+    text = str(c)
+    for name, _ in cond_loads(c):
+        text = text.replace(name, name.split("#")[0])
+    return text
 
 
 def readable_name(r: Reduction) -> str:

@@ -92,7 +92,7 @@ class Facts:
         match x.op:
             case "sub" if x.args[0] is x.args[1]:
                 return zero
-            case "mul" if zero in x.args:
+            case "mul" | "div" if zero in x.args[: 2 if x.op == "mul" else 1]:
                 return zero
             case "add" if x.args[1].op == "lit" and x.args[0].op in ("add", "sub") and x.args[0].args[1].op == "lit":
                 inner = x.args[0]

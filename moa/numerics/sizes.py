@@ -189,7 +189,7 @@ class Sizes(Facts):
             if spread is not None:
                 rest = posy({monomial({**powers, a: q - 1}): 1.0}) * spread
                 again = self.cancelled(rest, scope, counts)
-                if again != rest:
+                if all(below(dict(t)) > below(powers) for t, _ in again.terms):
                     return again * factor
         if counts:
             factor = factor * self._taken(powers, scope, True)
@@ -406,6 +406,11 @@ def integer_size(p: Poly, scope: Scope) -> Posy:
     if above == below:
         return above
     return above + below
+
+
+def below(powers: Mapping[Atom, Power]) -> Power:
+    """The sum of the negative powers of elements: how much is divided by."""
+    return sum((q for a, q in powers.items() if q < 0 and isinstance(a, Scalar)), Fraction(0))
 
 
 def is_count(a: Atom) -> bool:
