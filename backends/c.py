@@ -140,7 +140,9 @@ class Printer(Family):
             return f"(moa_v){{{', '.join(lanes[k] for k in range(self.width))}}}"
         text = base
         for k, x in lanes.items():
-            text = f"MOA_INSERT({text}, {k}, {x})" if text == base else text.replace(" r_; })", f" r_[{k}] = {x}; r_; }})")
+            text = (
+                f"MOA_INSERT({text}, {k}, {x})" if text == base else text.replace(" r_; })", f" r_[{k}] = {x}; r_; }})")
+            )
         return text
 
     def reduce(self, op: str, value: str) -> str:
@@ -204,4 +206,3 @@ class Printer(Family):
         if element in ("f16", "bf16"):
             return f"MOA_STOREM_BY(moa_to_{element}, moa_{element}, {place})"
         return f"MOA_STOREM_AS(moa_{element}, {place})"
-

@@ -117,7 +117,8 @@ def header(x: Interface) -> str:
     fields += [f"int64_t {x.names[s]}" for s in x.sizes]
     for a in x.outputs:
         fields += [x.pointer(a), f"int64_t {x.names[a.name]}_stride[{max(len(a.shape), 1)}]"]
-    errors = [f"    {n.upper()}_{name} = {k + 1}, /* {text} */" for k, (name, text) in enumerate(ERRORS)]
+    errors = [f"    {n.upper()}_{name} = {k}, /* {text} */" for k, (name, text) in enumerate(ERRORS, 1)]
+    errors[-1] = errors[-1].replace(", /*", " /*")
     return "\n".join([
         comment(x.about), f"#ifndef {guard}", f"#define {guard}", "", "#include <stddef.h>", "#include <stdint.h>", "",
         "#ifdef __cplusplus", 'extern "C" {', "#endif", "",
@@ -129,12 +130,14 @@ def header(x: Interface) -> str:
         "/* Computes everything, arrays being contiguous: 0 or an error code. The workspace may be uninitialised and",
         "   start anywhere; nothing is allocated. With OpenMP it uses as many threads as the workspace is made for. */",
         f"int {n}({', '.join(x.parameters())});", "",
-        "/* The same with strides. */", f"int {n}_run(const {n}_args *args, void *workspace, size_t workspace_bytes);", "",
-        "/* For callers with threads of their own: all items of a phase, in any order, by any threads below `threads` with",
-        "   one workspace for all of them; then the next phase. Check the arguments first: these functions do not. */",
+        "/* The same with strides. */",
+        f"int {n}_run(const {n}_args *args, void *workspace, size_t workspace_bytes);", "",
+        "/* For callers with threads of their own: all items of a phase, in any order, by threads 0, 1, .. of those",
+        "   that the one workspace is made for; then the next phase. Check the arguments first: these functions do not. */",
         f"int {n}_check(const {n}_args *args);", f"int {n}_phases(void);",
         f"int64_t {n}_items(const {n}_args *args, int phase);",
-        f"int {n}_range(const {n}_args *args, int phase, int64_t first, int64_t last, int thread, void *workspace);", "",
+        f"int {n}_range(const {n}_args *args, int phase, int64_t first, int64_t last, int thread, void *workspace);",
+        "",
         "/* What an error code means. */", f"const char *{n}_error(int code);", "",
         "#ifdef __cplusplus", "}", "#endif", "", f"#endif /* {guard} */", "",
     ])  # fmt: skip
@@ -185,7 +188,13 @@ def packing(x: Interface, w: Width) -> str:
     lines += ["/* scratch of one thread */", f"static size_t moa_scratch({args})", "{", "    (void)a;"]
     lines += [f"    return (size_t){e.poly(w.lowered.scratch_bytes)};", "}", ""]
     lines += ["/* arrays between phases; at[k] is where array k starts */"]
-    lines += [f"static size_t moa_arrays({args}, size_t *at)", "{", "    size_t end = 0;", "    (void)a;", "    (void)at;"]
+    lines += [
+        f"static size_t moa_arrays({args}, size_t *at)",
+        "{",
+        "    size_t end = 0;",
+        "    (void)a;",
+        "    (void)at;",
+    ]
     for k, array in enumerate(own):
         count = " * ".join(["1", *(f"(size_t){e.poly(p)}" for p in array.shape)])
         lines += [f"    at[{k}] = end; {comment(array.name)}",
@@ -193,7 +202,12 @@ def packing(x: Interface, w: Width) -> str:
         offsets[array.name] = f"at[{k}]"
     lines += ["    return end;", "}", ""]
     lines += [f"static void moa_pack({args}, unsigned char *arrays, int64_t *slot)", "{"]
-    lines += [f"    size_t at[{max(len(own), 1)}];", "    (void)a;", "    (void)arrays;", "    (void)moa_arrays(a, at);"]
+    lines += [
+        f"    size_t at[{max(len(own), 1)}];",
+        "    (void)a;",
+        "    (void)arrays;",
+        "    (void)moa_arrays(a, at);",
+    ]
     hosts = dict(w.tiles.hosts)
     if any(s.kind == "host" for s in w.lowered.slots):
         lines.insert(-2, "    double x;")

@@ -16,7 +16,10 @@ SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 HELPERS = """
-UNUSED static int64_t moa_floor(int64_t a, int64_t d) { return d == 0 ? 0 : a / d - (a % d != 0 && (a < 0) != (d < 0)); }
+UNUSED static int64_t moa_floor(int64_t a, int64_t d)
+{
+    return d == 0 ? 0 : a / d - (a % d != 0 && (a < 0) != (d < 0));
+}
 UNUSED static int64_t moa_min(int64_t a, int64_t b) { return a < b ? a : b; }
 UNUSED static int64_t moa_max(int64_t a, int64_t b) { return a > b ? a : b; }
 UNUSED static int64_t moa_abs(int64_t a) { return a < 0 ? -a : a; }

@@ -22,7 +22,11 @@ JOINS = {"add": "r + x", "mul": "r * x", "max": "moa_maximum(r, x)", "min": "moa
 
 
 def selftest(
-    x: Interface, normal: Normal, sizes: Sequence[Mapping[str, int]], fixed: Mapping[str, int], ranges: Mapping[str, Poly]
+    x: Interface,
+    normal: Normal,
+    sizes: Sequence[Mapping[str, int]],
+    fixed: Mapping[str, int],
+    ranges: Mapping[str, Poly],
 ) -> str:
     """NAME_selftest.c: runs at each of `sizes`. `ranges` are the extents that elements of int arrays index."""
     return Selftest(x, normal, fixed, ranges).text(sizes)
@@ -95,12 +99,16 @@ class Selftest:
             self.put(f"if ({self.e.cond(q.domain)}) {{")
             self.depth += 1
             for k, (c, s) in enumerate(q.pieces):
-                self.put(f"{'else ' if k else ''}if ({self.e.cond(c)}) {{ const double x = {self.e.scalar(s)}; r = {JOINS[q.op]}; }}")
+                self.put(f"{'else ' if k else ''}if ({self.e.cond(c)}) {{")
+                self.put(f"    const double x = {self.e.scalar(s)};")
+                self.put(f"    r = {JOINS[q.op]};")
+                self.put("}")
             self.close(2)
             self.put(f"{place} = r;")
         self.close(len(axes))
 
     def recurrence(self, r: Recurrence) -> None:
+        assert not r.readers, "readers come from a law"
         t, extent = self.name("var", r.axis[0]), self.e.poly(r.axis[1])
         for c in r.components:
             self.component(c.state, c.outer, self.e.scalar(c.start))
@@ -160,13 +168,21 @@ class Selftest:
             elif isinstance(q, Recurrence):
                 self.put(comment(str(q)).replace("\n", "\n    "))
                 self.recurrence(q)
-        out += ["static void evaluate(void)", "{", *self.lines, "}", "", FIXED]
+        out += ["static void evaluate(void)", "{", *self.lines, "}", "", FIXED.replace("TOLERANCE", TOLERANCE[x.dtype])]
         out += self.test()
         runs = []
         for given in sizes:
             values = [str(given[s]) if s in given else "0.5" for s in scalars]
             runs.append(f"    bad += test({', '.join(values)});")
-        out += ["int main(void)", "{", "    int bad = 0;", *runs, "    return bad ? EXIT_FAILURE : EXIT_SUCCESS;", "}", ""]
+        out += [
+            "int main(void)",
+            "{",
+            "    int bad = 0;",
+            *runs,
+            "    return bad ? EXIT_FAILURE : EXIT_SUCCESS;",
+            "}",
+            "",
+        ]
         return "\n".join(out)
 
     def getter(self, name: str, k: int) -> list[str]:
@@ -185,7 +201,13 @@ class Selftest:
         kinds = {s.name: s.kind for s in x.scalars}
         scalars = [*x.sizes, *(s.name for s in x.scalars)]
         params = ", ".join(f"{'double' if kinds.get(s) == 'f' else 'int64_t'} p{k}" for k, s in enumerate(scalars))
-        out = [f"static int test({params or 'void'})", "{", "    int bad = 0, code;", "    void *workspace;", "    size_t bytes;"]
+        out = [
+            f"static int test({params or 'void'})",
+            "{",
+            "    int bad = 0, code;",
+            "    void *workspace;",
+            "    size_t bytes;",
+        ]
         for a in x.arrays:
             out.append(f"    {x.element(a.kind)} *x_{x.names[a.name]};")
         out += [f"    s_{x.names[s]} = p{k};" for k, s in enumerate(scalars)]
@@ -212,16 +234,15 @@ class Selftest:
         for a in x.outputs:
             k, c = self.numbers[a.name], f"x_{x.names[a.name]}"
             shape = " * ".join(["1", *(self.e.poly(p) for p in a.shape)])
-            out += ["    if (code == 0) {", "        double most = 0, large = 1;",
-                    f"        for (int64_t k = 0; k < {shape}; k++) most = worse(most, &large, (double){c}[k], a{k}[k]);",
-                    f"        if (!(most <= TOLERANCE * large)) bad = 1;",
-                    f'        printf("{x.name}: {x.names[a.name]}: largest difference %.3g, largest value %.3g: %s\\n", most, large,',
-                    '               most <= TOLERANCE * large ? "ok" : "WRONG");', "    }"]  # fmt: skip
+            read = f"most = worse(most, &large, (double){c}[k], a{k}[k]);"
+            out += ["    if (code == 0) {", "        double most = 0, large = 1;"]
+            out += [f"        for (int64_t k = 0; k < {shape}; k++) {read}"]
+            out += [f'        if (!judged("{x.name}: {x.names[a.name]}", most, large)) bad = 1;', "    }"]
         for k in self.numbers.values():
             out.append(f"    free(a{k});")
         out += [f"    free(x_{x.names[a.name]});" for a in x.arrays]
         out += ["    free(workspace);", "    return bad;", "}", ""]
-        return [line.replace("TOLERANCE", TOLERANCE[x.dtype]) for line in out]
+        return out
 
 
 FIXED = r"""enum { THREADS = 2 };
@@ -252,6 +273,14 @@ static void *make(size_t bytes)
         exit(EXIT_FAILURE);
     }
     return p;
+}
+
+static int judged(const char *what, double most, double large)
+{
+    const int ok = most <= TOLERANCE * large;
+    printf("%s: largest difference %.3g, largest value %.3g: %s
+", what, most, large, ok ? "ok" : "WRONG");
+    return ok;
 }
 
 static double worse(double most, double *large, double found, double meant)

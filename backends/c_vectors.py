@@ -20,7 +20,8 @@ SCALARS = r"""
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
-#pragma GCC optimize("fp-contract=off", "no-ivopts")
+/* addresses are computed as written; and GCC 12 has been seen to vectorise a loop of scalars around vectors wrongly */
+#pragma GCC optimize("fp-contract=off", "no-ivopts", "no-tree-vectorize")
 #else
 #error "this file needs GCC or clang: it uses vector extensions"
 #endif
@@ -103,7 +104,8 @@ MOA_HELPER uint16_t moa_to_bf16(moa_f x) {
 }
 MOA_HELPER float moa_from_f16(uint16_t n) {
     const uint32_t sign = (uint32_t)(n & 0x8000u) << 16, rest = n & 0x7fffu;
-    if (rest >= 0x7c00u) return moa_single(sign | 0x7f800000u | (rest & 0x3ffu) << 13 | (rest > 0x7c00u ? 0x400000u : 0));
+    const uint32_t quiet = rest > 0x7c00u ? 0x400000u : 0;
+    if (rest >= 0x7c00u) return moa_single(sign | 0x7f800000u | (rest & 0x3ffu) << 13 | quiet);
     return moa_single(sign | moa_single_bits(moa_single(rest << 13) * 0x1p112f));
 }
 MOA_HELPER uint16_t moa_to_f16(moa_f x) {

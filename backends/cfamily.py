@@ -23,14 +23,20 @@ BINARY = {
 HELPERS = ("fmaxn", "fminn", "scale", "fraction", "mantissa", "exponent")
 """Scalar instructions that are functions of the text before the kernel: moa_fmaxn and so on."""
 
-RESERVED = frozenset(
-    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const constexpr continue"
-    " decltype default delete do double dynamic_cast else enum errno explicit export extern false float for friend goto"
-    " if inline int int64_t long main mutable namespace new noexcept not not_eq nullptr operator or or_eq private"
-    " protected public register reinterpret_cast restrict return short signed sizeof size_t static static_assert"
-    " static_cast stderr stdin stdout struct switch template this thread_local throw true try typedef typeid typename"
-    " typeof uint8_t union unix linux unsigned using virtual void volatile wchar_t while workspace xor xor_eq".split()
-)
+# fmt: off
+RESERVED = frozenset((
+    "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break", "case", "catch", "char",
+    "class", "compl", "const", "constexpr", "continue", "decltype", "default", "delete", "do", "double",
+    "dynamic_cast", "else", "enum", "errno", "exp", "exp2", "explicit", "export", "extern", "fabs", "false", "float",
+    "for", "friend", "goto", "if", "inline", "int", "int64_t", "linux", "log", "long", "main", "memcpy", "memset",
+    "mutable", "namespace", "new", "noexcept", "not", "not_eq", "nullptr", "operator", "or", "or_eq", "private",
+    "protected", "public", "register", "reinterpret_cast", "restrict", "return", "short", "signed", "size_t",
+    "sizeof", "sqrt", "static", "static_assert", "static_cast", "stderr", "stdin", "stdout", "struct", "switch",
+    "tanh", "template", "this", "thread_local", "throw", "true", "try", "typedef", "typeid", "typename", "typeof",
+    "uint8_t", "union", "unix", "unsigned", "using", "virtual", "void", "volatile", "wchar_t", "while", "workspace",
+    "workspace_bytes", "xor", "xor_eq",
+))
+# fmt: on
 
 
 def mangled(name: str, *, prefix: str = "x") -> str:

@@ -40,6 +40,11 @@ class Dtype(StrEnum):
     float64 = "float64"
 
 
+class Emitted(StrEnum):
+    c = "c"
+    llvm = "llvm"
+
+
 class Stage(StrEnum):
     program = "program"
     equations = "equations"
@@ -148,6 +153,25 @@ def cost(file: File, size: Sizes = None, dtype: Floats = Dtype.float32, shape: S
     with guarded():
         sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
         say(str(made(file, shape, dtype).cost(**sizes)))
+
+
+@app.command(short_help="Write a C library of a program.")
+def emit(
+    file: File,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new folder, or one emitted before.")],
+    backend: Annotated[Emitted, typer.Option("--backend", help="What the loops are printed as.")] = Emitted.c,
+    size: Sizes = None,
+    ranks: Annotated[int, typer.Option("--ranks", min=0, help="How many axes `...` stands for.")] = 0,
+    name: Annotated[str, typer.Option("--name", help="Of the functions and files; by default the program's.")] = "",
+    dtype: Floats = Dtype.float32,
+    shape: Shapes = None,
+) -> None:
+    """Write a folder another project can take: C, a header, a self-test, CMake. A --size becomes a literal."""
+    with guarded():
+        sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
+        kernel = made(file, shape, dtype)
+        for path in kernel.emit(out, backend=backend.value, ranks=ranks, name=name, **sizes):
+            say(printable(str(path)))
 
 
 @app.command(short_help="List the laws of the book.")

@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from moa import ir
+from moa.backends.c import print_c
 from moa.backends.c_library import Given, Interface, Width, header, source
 from moa.backends.c_selftest import selftest
 from moa.backends.c_vectors import DTYPES
 from moa.backends.cfamily import mangled
+from moa.backends.llvm import Target, host, print_llvm
+from moa.backends.llvm_build import machine, parse
 from moa.cost import cost
+from moa.expand import expand
+from moa.explain import placed_for
 from moa.explain.page import formula
+from moa.forms import chosen
 from moa.kernel import KEYS, VECTORS, Kernel, _intermediates
 from moa.loops import ELEMENT_BYTES
 from moa.normal import Eq
@@ -37,11 +43,11 @@ PRIMES = (37, 53, 19, 23, 29, 5, 7, 3, 2, 11)
 def emit(
     kernel: Kernel,
     folder: str | os.PathLike[str],
+    sizes: Mapping[str, int] | None = None,
     *,
     backend: str = "c",
     ranks: int = 0,
     name: str = "",
-    **sizes: int,
 ) -> tuple[Path, ...]:
     """The files written. `sizes` are literals in the code; `ranks` is how many axes `...` stands for.
 
@@ -49,8 +55,14 @@ def emit(
     """
     if backend not in ("c", "llvm"):
         raise MoaError("argument", f"nothing is emitted by `{printable(str(backend))}`", None, "choose c or llvm")
-    files = Library(kernel, ranks, name, sizes).files(backend)
-    return write(Path(folder), files)
+    return write(Path(folder), Library(kernel, ranks, name, dict(sizes or {})).files(backend))
+
+
+def c_text(kernel: Kernel) -> str:
+    """The C text that is built for the variant that ran last, or would be for many rows."""
+    for variant in reversed(kernel._variants.values()):
+        return str(variant.built.text)
+    return print_c(expand(placed_for(kernel).lowered.loops))
 
 
 class Library:
@@ -71,6 +83,10 @@ class Library:
             if not isinstance(value, int) or not (0 <= value < 2**31 or k not in program.sizes()):
                 raise MoaError("argument", f"{printable(k)} is {value!r}", None, "give a whole number from 0 on")
         self.name = mangled(name or kernel.name)
+        if all(k in self.fixed for k in known):
+            self.derivation = replace(
+                self.derivation, streamed=chosen(self.derivation.forms, self.fixed).streamed
+            )  # otherwise the form as written
         self.widths = tuple(self.width(b) for b in VECTOR_BYTES)
         self.interface = self.made_interface()
 
@@ -172,7 +188,9 @@ class Library:
                     found.append(at)
                     break
         if not found:
-            raise MoaError("argument", "no small sizes satisfy what the formula asks of them", None, "fix some by sizes")
+            raise MoaError(
+                "argument", "no small sizes satisfy what the formula asks of them", None, "fix some by sizes"
+            )
         return found
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
@@ -202,14 +220,10 @@ class Library:
 
     def llvm_files(self) -> dict[str, str]:
         """The Loops for this machine as LLVM text and as assembly, with the C around them."""
-        from moa.backends.llvm import host, print_llvm
-        from moa.backends.llvm_build import machine, parse
-        from moa.expand import expand
-
         target = host()
         w = next(x for x in self.widths if x.vector_bytes == target.vector_bytes)
         text = print_llvm(expand(w.lowered.loops), target).replace("@moa_p", f"@{self.name}_p")
-        assembly = str(machine(target).emit_assembly(parse(text)))
+        assembly = position_independent(target, text)
         arrow = "int64_t *, int64_t, int64_t, unsigned char *"
         entries = "".join(
             f"void {self.name}_p{k}({arrow});\n#define moa_p{k} {self.name}_p{k}\n" for k in range(len(w.lowered.items))
@@ -249,6 +263,16 @@ class Library:
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
+
+
+def position_independent(target: Target, text: str) -> str:
+    """The assembly of an LLVM text, fit for libraries."""
+    import llvmlite.binding as llvm
+
+    machine(target)  # initialises the target
+    made = llvm.Target.from_triple(target.triple)
+    pic = made.create_target_machine(cpu=target.cpu, features=target.features, opt=2, reloc="pic")
+    return str(pic.emit_assembly(parse(text))) + '.section .note.GNU-stack,"",@progbits\n'
 
 
 def write(folder: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
@@ -355,7 +379,7 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/@NAME@-config.cmake DESTINATION lib/cm
 
 CONFIG = """@PACKAGE_INIT@
 include(CMakeFindDependencyMacro)
-if(@NAME@_OPENMP_USED)
+if(@@NAME@_OPENMP@)
   find_dependency(OpenMP COMPONENTS C)
 endif()
 include("${CMAKE_CURRENT_LIST_DIR}/@NAME@-targets.cmake")

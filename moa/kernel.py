@@ -128,7 +128,18 @@ class Kernel:
 
     def source(self) -> str:
         """The text that is built for the variant that ran last."""
-        return self.explain("source")
+        return str(_face("emit").c_text(self)) if self.backend == "c" else self.explain("source")
+
+    def emit(
+        self, folder: str | os.PathLike[str], *, backend: str = "c", ranks: int = 0, name: str = "", **sizes: int
+    ) -> tuple[Path, ...]:
+        """The files of a C library of this formula, written to a new folder (or one that was emitted before).
+
+        `sizes` are literals in the code, `ranks` is how many axes `...` stands for, `name` that of the functions.
+        Errors: MoaError of kind "argument"
+        """
+        files: tuple[Path, ...] = _face("emit").emit(self, folder, sizes, backend=backend, ranks=ranks, name=name)
+        return files
 
     def cost(self, **sizes: int) -> Any:
         """What the kernel computes and moves (a `moa.cost.Cost`): as formulas, and as numbers where sizes are given."""

@@ -143,13 +143,13 @@ class _Writer:
             case "input":
                 return str(v.attrs[0])
             case "literal":
-                text = number_text(v.attrs[0], v.kind)
-                return f"({text})" if text.startswith("-") else text
+                value = number_text(v.attrs[0], v.kind)
+                return f"({value})" if value.startswith("-") else value
             case "size":
-                text = poly_text(v.attrs[0])
-                return text if text.isidentifier() else f"({text})"
+                size = poly_text(v.attrs[0])
+                return size if size.isidentifier() else f"({size})"
             case "part":
-                return self.parts[v.args[0]][v.attrs[0]]
+                return str(self.parts[v.args[0]][v.attrs[0]])
             case _:
                 return self.names[number]
 

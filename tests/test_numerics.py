@@ -15,6 +15,7 @@ from moa.kernel import Kernel
 from moa.numerics import Bound, contract, error_bound, errors
 from moa.numerics.errors import Errors
 from moa.numerics.facts import Facts
+from moa.numerics.least import Least
 from moa.numerics.posy import ONE, ZERO
 from moa.oracle import bind, oracle
 from moa.parse import parse
@@ -290,7 +291,7 @@ BROKEN: dict[str, tuple[Any, str, Any, str, Callable[[Args], Any]]] = {
     "log": (errors, "LOG", 0.01, "log(abs(X) + 7)", lambda a: np.log(np.abs(a["X"]) + 7)),
     "order": (Facts, "at_most", lambda self, a, b, scope: True, "exp(9 * X - (-X))", lambda a: np.exp(10 * a["X"])),
     "denominator": (
-        Facts,
+        Least,
         "least",
         lambda self, s, scope: ONE,
         "X / (abs(X - X ** 7) + 1e-3)",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from moa import numerics
 from moa.cost import Cost, cost
 from moa.explain.fold import folds, recurrences
 from moa.explain.laws import contract, laws, refused
@@ -150,11 +151,11 @@ def words(c: Cost) -> list[str]:
 def error_bound(derivation: Derivation, dtype: str) -> str | None:
     """A first-order bound on |result - exact| in sizes, the unit roundoff and the largest absolute inputs.
 
-    None where it is not derived.
+    One line for each result; where there is no bound, the value that is the cause.
     """
-    return None
+    return str(numerics.error_bound(derivation, dtype=dtype))
 
 
 def error_lines(derivation: Derivation, dtype: str) -> list[str]:
-    bound = error_bound(derivation, dtype)
-    return [] if bound is None else [bound]
+    bound = error_bound(derivation, dtype) or ""
+    return [x for line in bound.splitlines() for x in wrapped(line, 4, WIDTH - INDENT)]

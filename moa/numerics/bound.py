@@ -56,7 +56,10 @@ class Bound:
         return tuple(b.value for b in self.outputs)
 
     def __str__(self) -> str:
-        return "\n".join([*map(str, self.outputs), f"u = 2^{round(math.log2(self.unit_roundoff))}"])
+        lines = [str(b) for b in self.outputs]
+        if any(b.formula is not None and b.formula.terms for b in self.outputs):
+            lines.append(f"u = 2^{round(math.log2(self.unit_roundoff))}")
+        return "\n".join(lines)
 
 
 def error_bound(

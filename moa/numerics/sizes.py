@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from moa.normal import Cond, Scalar, both, cond_loads, load, loads, rename, rename_cond
-from moa.numerics.facts import Facts, Scope, without_guard
+from moa.numerics.facts import Scope, without_guard
+from moa.numerics.least import Least
 from moa.numerics.posy import (
     ONE,
     ZERO,
@@ -49,7 +50,7 @@ def elements(p: Posy, f: Callable[[Scalar], Scalar]) -> Posy:
 
 
 @dataclass(slots=True)
-class Sizes(Facts):
+class Sizes(Least):
     """Sizes of the expressions of one system."""
 
     _magnitudes: dict[tuple[Scalar, Scope], Posy] = field(default_factory=dict)

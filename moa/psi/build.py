@@ -172,8 +172,8 @@ class Builder:
                 return self.psi_argmax(value, args[0], index)
             case "argsort":
                 return self.psi_argsort(value, args[0], index)
-            case "scan" if (op := running(value)) is not None:
-                return self.psi_running(op, value, args[0], index)
+            case "scan" if (operator := running(value)) is not None:
+                return self.psi_running(operator, value, args[0], index)
             case "scan" | "part":
                 from moa.psi.scans import psi_scan
 

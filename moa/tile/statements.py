@@ -146,6 +146,11 @@ class Statements(ABC):
             return found
         if e.kind == "reduce" and home.parent is None and self.items and not any(v in used for v in self.items):
             raise NeedStore(e.name)  # every work item would reduce the same values again
+        if e.kind == "reduce" and home.loop is not None and self.row is not None and self.row not in used:
+            assert e.red is not None
+            beside = [e.red[1], *(self.axes[v].extent for v in used if v in self.axes and self.axes[v].role == "whole")]
+            if any(extent.as_int() is None for extent in beside):
+                raise NeedStore(e.name)  # so would every row tile, and it is not a short sum for each step
         names = [v for v in self.axes if v in used and self.tiled(v)]
         mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
         over: tuple[str, ...] = ()
