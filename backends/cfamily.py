@@ -128,7 +128,7 @@ class Family:
     def symbol(self, function: str) -> str:
         if function in self.loops.phases:
             return f"{self.prefix}_p{self.loops.phases.index(function)}"
-        return f"{self.prefix}_f{[f.name for f in self.loops.functions].index(function)}"
+        return f"{self.prefix}_nest{[f.name for f in self.loops.functions].index(function)}"
 
     def function(self, f: Fn) -> str:
         """The text of a function: one argument list of scalars and addresses, no result."""

@@ -186,7 +186,8 @@ def laws() -> None:
             say(Text(table.stage, style="bold"))
             for law in table.laws.values():
                 say(f"  {law.name}: {law.statement}")
-                say(Text(f"      {law.contract}; {law.source}", style="dim"))
+                how = f"; applied by {law.how}" if law.how else ""
+                say(Text(f"      {law.contract}; {law.source}{how}", style="dim"))
 
 
 @app.command(short_help="List operators and functions.")

@@ -1,4 +1,4 @@
-"""The callable a user holds: it picks a variant by the shapes of the call, compiles it when first needed, and runs it."""
+"""The callable a user holds: it picks a variant by the shapes of a call, compiles it when first needed, and runs it."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Instructions (result type <- operand types):
     scale    f <- f f: x * 2**floor(n), rounded once; n may be infinite or NaN. x is NaN or 2**-100 <= |x| <= 2**100
     fraction f <- f: x - floor(x), rounded down; 0 (of either sign) for integral and infinite x
     mantissa exponent                    f <- f: x = mantissa * 2**exponent, mantissa in [0.75, 1.5), for finite x > 0
-    reduce                               f <- v            attrs (operator name,): add mul max min maxn minn (NaN as fmax .. fminn);
+    reduce                               f <- v     attrs (operator,): add mul max min maxn minn (NaN as fmax .. fminn);
                                                            lane i with lane i + width / 2, until one is left
     insert v<-v f, extract f<-v          attrs (lane,)
     arg    i, f or p <- ()   attrs (slot,): slot of the packed arguments, 8 bytes each; f is

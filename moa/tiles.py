@@ -105,7 +105,7 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """body where cond, else other. cond is over origins of tiles (`j@0`), sizes and item variables: tested once a tile."""
+    """body where cond, else other. cond is over origins of tiles (`j@0`), sizes, item variables: tested once a tile."""
 
     cond: Cond
     body: tuple[TileStmt, ...]

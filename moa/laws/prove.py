@@ -81,7 +81,9 @@ def to_sympy(s: Scalar, nonnegative: Set[str] = frozenset()) -> Any:
             return (x + y + (apart if s.op == "max" else -apart)) / 2
         case "select":
             c, a, b = s.args
-            parts = c.args if c.op == "and" else (c,)  # `this axis is not empty` beside it: an empty sum is 0 either way
+            parts = (
+                c.args if c.op == "and" else (c,)
+            )  # `this axis is not empty` beside it: an empty sum is 0 either way
             found = next((f for f in map(tests_infinity, parts) if f is not None), None)
             if found is not None:
                 return walk(b if found else a)
