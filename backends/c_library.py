@@ -133,7 +133,7 @@ def header(x: Interface) -> str:
         "/* The same with strides. */",
         f"int {n}_run(const {n}_args *args, void *workspace, size_t workspace_bytes);", "",
         "/* For callers with threads of their own: all items of a phase, in any order, by threads 0, 1, .. of those",
-        "   that the one workspace is made for; then the next phase. Check the arguments first: these functions do not. */",
+        "   that the one workspace is made for; then the next phase. Check the arguments first: these do not. */",
         f"int {n}_check(const {n}_args *args);", f"int {n}_phases(void);",
         f"int64_t {n}_items(const {n}_args *args, int phase);",
         f"int {n}_range(const {n}_args *args, int phase, int64_t first, int64_t last, int thread, void *workspace);",

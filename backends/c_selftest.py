@@ -94,6 +94,8 @@ class Selftest:
         if q.red is None:
             self.put(f"{place} = {self.e.scalar(q.body)};")
         else:
+            self.put("{")
+            self.depth += 1
             self.put(f"double r = {STARTS[q.op]};")
             self.loops([q.red])
             self.put(f"if ({self.e.cond(q.domain)}) {{")
@@ -105,6 +107,7 @@ class Selftest:
                 self.put("}")
             self.close(2)
             self.put(f"{place} = r;")
+            self.close(1)
         self.close(len(axes))
 
     def recurrence(self, r: Recurrence) -> None:
@@ -278,8 +281,7 @@ static void *make(size_t bytes)
 static int judged(const char *what, double most, double large)
 {
     const int ok = most <= TOLERANCE * large;
-    printf("%s: largest difference %.3g, largest value %.3g: %s
-", what, most, large, ok ? "ok" : "WRONG");
+    printf("%s: largest difference %.3g, largest value %.3g: %s\n", what, most, large, ok ? "ok" : "WRONG");
     return ok;
 }
 

@@ -150,7 +150,8 @@ def test_examples_have_the_bits_of_llvm(name: str, dtype: str) -> None:
 def test_random_programs_have_the_bits_of_llvm(seed: int) -> None:
     case = numbered(seed)
     dtype = ("float32", "float64")[seed % 2]
-    arguments = {k: np.asarray(v, dtype) if np.asarray(v).dtype.kind == "f" else v for k, v in case.arrays().items()}
+    given = case.arrays()
+    arguments = {k: np.asarray(v, dtype) if np.asarray(v).dtype.kind == "f" else v for k, v in given.items()}
     assert equal(both(case.text, dtype, arguments)), case
 
 
@@ -177,7 +178,9 @@ def test_mangled_names_are_ordinary(name: str) -> None:
 def test_the_text_is_deterministic_and_its_functions_take_no_vector() -> None:
     loops = expand(one_instruction("f32", 16, CASES[0]))
     assert print_c(loops) == print_c(loops)
-    heads = [line for line in print_c(loops).splitlines() if re.match(r"(MOA_NEST )?(static )?void moa_(p|nest)[0-9]", line)]
+    heads = [
+        line for line in print_c(loops).splitlines() if re.match(r"(MOA_NEST )?(static )?void moa_(p|nest)[0-9]", line)
+    ]
     assert heads and not any("moa_v" in h or "moa_w" in h or "moa_m " in h for h in heads)
 
 

@@ -95,7 +95,8 @@ PROGRAMS = {
     "gathered": "def gathered(X[n, d], idx: int[m], keep: bool[m], c: float):\n"
     "    return where(keep[:, None], X[idx] * c, 0.0)\n",
     "scanned": "def step(S, x):\n    return 0.5 * S + x\n"
-    "def scanned(X[n, d]):\n    return scan(step, (X,), axis=0, init=zeros(d))\n",
+    "def scanned(X[n, d]):\n    return scan(step, X, axis=0, init=zeros(d))\n",
+    "totals": "def totals(X[n, d]):\n    return sum(sum(X, axis=-1), axis=-1), max(max(X, axis=-1), axis=-1)\n",
     "windowed": "def windowed(X[n, d], w: int):\n    i, j = iota(n)[:, None], iota(n)\n"
     "    return where((j <= i) & (i - j < w), X @ X.T, 0)\n",
 }
@@ -131,12 +132,12 @@ def test_the_library_gives_what_the_kernel_gives_and_checks_its_arguments(tmp_pa
     Q, K, V = (rng.standard_normal(s).astype(np.float32) for s in ((n, dk), (m, dk), (m, dv)))
     out = np.zeros((n, dv), np.float32)
     size = ctypes.c_int64
-    space_bytes = found.attend_workspace(size(n), size(m), size(dk), size(dv), 1)
+    space_bytes = found.attend_workspace(size(n), size(dk), size(m), size(dv), 1)
     space = np.full(space_bytes, 0xFF, np.uint8)
 
     def call(q: int, rows: int, given: int, result: int = out.ctypes.data) -> int:
         pointers = [ctypes.c_void_p(x) for x in (q, K.ctypes.data, V.ctypes.data)]
-        sizes = [size(x) for x in (rows, m, dk, dv)]
+        sizes = [size(x) for x in (rows, dk, m, dv)]
         rest = (ctypes.c_void_p(result), ctypes.c_void_p(space.ctypes.data), ctypes.c_size_t(given))
         return int(found.attend(*pointers, *sizes, *rest))
 
@@ -156,7 +157,7 @@ def test_the_library_gives_what_the_kernel_gives_and_checks_its_arguments(tmp_pa
 
 @needs_cc
 def test_indices_are_checked(tmp_path: Path) -> None:
-    moa.compile("X[idx]", dtype="float64", X="n d", idx="int[m]").emit(tmp_path / "out", name="pick")
+    moa.compile("X[idx]", dtype="float64", X="n d", idx="int m").emit(tmp_path / "out", name="pick")
     found = library(tmp_path / "out", "pick")
     X, out, space = np.arange(12.0).reshape(4, 3), np.zeros((2, 3)), np.zeros(1 << 20, np.uint8)
 
@@ -212,8 +213,8 @@ def test_foreign_files_stay(tmp_path: Path) -> None:
 
 
 HOSTILE = (
-    "# */ #error comment ??/\n\ndef int_(é[n, d], double[n, d], workspace[n, d], __LINE__[n, d]):\n"
-    "    # *??/\n    return (é + double) * workspace - __LINE__  # */ \\\n"
+    "# */ #error comment é ??/\n\ndef int_(I[n, d], double[n, d], workspace[n, d], __LINE__[n, d]):\n"
+    "    # *??/\n    return (I + double) * workspace - __LINE__  # */ \\\n"
 )
 
 

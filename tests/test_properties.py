@@ -128,6 +128,14 @@ COUNTEREXAMPLES: dict[str, Case] = {
     "an array that only a condition reads": case(
         "def g(X[n, d]):\n    return argsort(X, axis=-1)\n", "X[n, d]", {"n": 5, "d": 4}
     ),
+    "a mask of indices and of data": case(  # once split for ever
+        """def f(S[n, m], B[n, m]):
+    i, j = iota(n)[:, None], iota(m)
+    return sum(where((j <= i) & (B > 0), S, 0)), softmax(where((i // 3 == j // 3) & (B > 0), S, -inf))
+""",
+        "S[n, m] B[n, m]",
+        {"n": 7, "m": 5},
+    ),
     "an integer chosen by floats": case(
         "def g(X[n, d]):\n    return where(sum(X) > 0, 1, 0) + tanh(sum(X))\n", "X[n, d]", {"n": 5, "d": 4}
     ),
