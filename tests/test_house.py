@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # fmt: off
 ORDER = [
-    "text", "poly", "ops", "ir", "parse", "check", "notation", "oracle", "rewrite",
-    "normal", "naming", "psi", "canonical", "domains", "laws", "stream", "tiles", "tile", "loops", "lower", "lift", "expand", "interp",
-    "cost", "measure", "backends", "forms", "pipeline", "call", "kernel", "numerics", "verify", "explain",
-    "emit", "cli",
+    "text", "poly", "ops", "ir", "parse", "check", "notation", "oracle", "rewrite", "normal",
+    "naming", "psi", "canonical", "domains", "laws", "stream", "tiles", "tile", "loops", "lower",
+    "lift", "expand", "interp", "cost", "measure", "backends", "forms", "pipeline", "call", "kernel",
+    "numerics", "verify", "explain", "emit", "cli",
 ]
 # fmt: on
 
