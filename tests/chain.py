@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -60,20 +61,21 @@ class Chain:
         """What the oracle gives, and what rounding may change in it."""
         return expected(self.program, self.arrays, FLOATS[self.dtype].__name__)
 
-    def differs(self, got: tuple[Array, ...], want: Expected, nan: tuple[Array, ...]) -> str:
+    def differs(self, got: tuple[Array, ...], want: Expected, nan: tuple[Array, ...], form: int = 0) -> str:
         """Where a result differs, or nothing; `nan` is that of the Normal."""
-        return compared(got, want, nan, undefined=self.undefined())
+        return compared(got, want, nan, undefined=form > 0 or self.undefined())
 
-    def normal(self, streamed: bool = False, tile: int | None = None) -> tuple[Array, ...]:
-        if self.derivation.inlined.recurrences:  # have no meaning there yet: the oracle stands in
+    def normal(self, form: int | None = None, tile: int | None = None) -> tuple[Array, ...]:
+        """The outputs of the equations as psi left them, or of one of the forms that the laws made of them."""
+        system = self.derivation.inlined if form is None else self.derivation.forms[form].streamed
+        if system.recurrences:  # have no meaning there yet: the oracle stands in
             return oracle(self.program, self.arrays)
-        system = self.derivation.streamed if streamed else self.derivation.inlined
         params = {**self.scalars, "lowest": float(np.finfo(FLOATS[self.dtype]).min)}
         found = run_normal(system, self.data, self.sizes, params, tile)
         return tuple(found[o] for o in system.outputs)
 
-    def place(self, strategy: Strategy, fixed: Mapping[str, int] | None = None) -> Placed:
-        return placed(self.case.text, len(self.case.lead), strategy, self.dtype, tuple((fixed or {}).items()))
+    def place(self, strategy: Strategy, fixed: Mapping[str, int] | None = None, form: int = 0) -> Placed:
+        return placed(self.case.text, len(self.case.lead), strategy, self.dtype, tuple((fixed or {}).items()), form)
 
     def params(self) -> dict[str, Any]:
         params = {k: float(v) for k, v in self.scalars.items()} | self.sizes
@@ -152,8 +154,11 @@ def derived(text: str, ranks: int) -> Derivation:
 
 
 @lru_cache(maxsize=64)
-def placed(text: str, ranks: int, strategy: Strategy, dtype: Element, fixed: tuple[tuple[str, int], ...]) -> Placed:
+def placed(
+    text: str, ranks: int, strategy: Strategy, dtype: Element, fixed: tuple[tuple[str, int], ...], form: int
+) -> Placed:
     derivation = derived(text, ranks)
+    derivation = replace(derivation, streamed=derivation.forms[form].streamed)
     unit = frozenset(derivation.streamed.outputs)
     return place(derivation, strategy, dtype, dict(fixed), unit | stored(derivation))
 
