@@ -82,7 +82,7 @@ def _all(kernel: Kernel, rng: np.random.Generator) -> Iterator[Check]:
         if given is None:
             continue
         if found == 0:
-            yield systems(derivation, small(derivation.program, kernel._fixed, rng, kernel.dtype) or given)
+            yield from systems(derivation, small(derivation.program, kernel._fixed, rng, kernel.dtype) or given)
         found += 1
         yield values(kernel, derivation, f"{name} ({_sizes_text(sizes)})", given, rng)
         if found == 1:
@@ -496,29 +496,35 @@ def _split(program: ir.Program, given: Mapping[str, Any], dtype: str) -> tuple[d
     return arrays, {**scalars, "lowest": float(np.finfo(dtype).min)}
 
 
-def systems(derivation: Derivation, given: Mapping[str, Any]) -> Check:
-    """The equations before and after all laws, in tiles of 1, 5 and all, and in two parts that are merged."""
+def systems(derivation: Derivation, given: Mapping[str, Any]) -> Iterator[Check]:
+    """The equations before the laws, and every form of them after, in tiles of 1, 5 and all, and in parts merged."""
     program = derivation.program
-    if derivation.inlined.recurrences:
-        return Check("equations", True, "recurrences are compared with the oracle through the kernel")
     given = {k: x.astype(np.float64) if getattr(x, "dtype", None) == np.float32 else x for k, x in given.items()}
     want = expected(program, given, "float64")
     sizes = bind(program, given)
     arrays, params = _split(program, given, "float64")
-    streamed = derivation.streamed
-    results = {"as written": _normal(derivation, given, "float64")}
-    for tile in (1, 5, None):
-        found = run_normal(streamed, arrays, sizes, params, tile)
-        results[f"tiles of {tile or 'all'}"] = tuple(found[o] for o in streamed.outputs)
-    extents = [evaluate(e.axis[1], sizes) for e in streamed.equations if isinstance(e, Fold)]
-    if extents and min(extents) > 2:
-        found = run_halves(streamed, arrays, sizes, params, cuts=(2,))
-        results["two parts, merged"] = tuple(found[o] for o in streamed.outputs)
-    for name, got in results.items():
+    yield _system("as psi left them", {"all at once": _normal(derivation, given, "float64")}, want, sizes)
+    for form in derivation.forms:
+        streamed = form.streamed
+        if streamed.recurrences:
+            continue  # compared with the oracle through the kernel
+        results: dict[str, tuple[Array, ...]] = {}
+        for tile in (1, 5, None):
+            found = run_normal(streamed, arrays, sizes, params, tile)
+            results[f"tiles of {tile or 'all'}"] = tuple(found[o] for o in streamed.outputs)
+        extents = [evaluate(e.axis[1], sizes) for e in streamed.equations if isinstance(e, Fold)]
+        if extents and min(extents) > 2:
+            found = run_halves(streamed, arrays, sizes, params, cuts=(2,))
+            results["two parts, merged"] = tuple(found[o] for o in streamed.outputs)
+        yield _system(form.name, results, want, sizes)
+
+
+def _system(name: str, results: Mapping[str, Sequence[Array]], want: Expected, sizes: Mapping[str, int]) -> Check:
+    for how, got in results.items():
         bad = compared(got, want)
         if bad:
-            return Check("equations", False, f"{name}: {bad}")
-    return Check("equations", True, f"{', '.join(results)}: equal to the oracle at {_sizes_text(sizes)}")
+            return Check(f"equations, {name}", False, f"{how}: {bad}")
+    return Check(f"equations, {name}", True, f"{', '.join(results)}: equal to the oracle at {_sizes_text(sizes)}")
 
 
 def laws(derivation: Derivation, rng: np.random.Generator) -> Iterator[Check]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from chain import MINIATURES, Chain
 from hypothesis import HealthCheck, given, settings
-from programs import Case, anything, attention, hostile, listed, other, programs
+from programs import Case, anything, attention, hostile, linear, listed, other, programs
 
 import moa
 from moa.loops import Element
@@ -48,15 +48,21 @@ quick = settings(
 )
 
 
-@settings(quick, max_examples=360)
+@settings(quick, max_examples=320)
 @given(programs(attention))
 def test_attention_programs(case: Case) -> None:
     check(case, ("tiles", "llvm"))
 
 
-@settings(quick, max_examples=140)
+@settings(quick, max_examples=120)
 @given(programs(other))
 def test_other_programs(case: Case) -> None:
+    check(case, ("tiles", "llvm"))
+
+
+@settings(quick, max_examples=60)
+@given(programs(linear))
+def test_linear_programs(case: Case) -> None:
     check(case, ("tiles", "llvm"))
 
 
@@ -131,6 +137,14 @@ COUNTEREXAMPLES: dict[str, Case] = {
 """,
         "S[n, m] B[n, m]",
         {"n": 7, "m": 5},
+    ),
+    "a recurrence whose reader sums over its states": case(  # once split along that sum: wrong results
+        """def h(Q[n, d], K[n, d], V[n, c]):
+    i, j = iota(n)[:, None], iota(n)
+    return where(j < i, Q @ K.T, 0) @ V @ V.T
+""",
+        "Q[n, d] K[n, d] V[n, c]",
+        {"n": 9, "d": 4, "c": 3},
     ),
     "an integer chosen by floats": case(
         "def g(X[n, d]):\n    return where(sum(X) > 0, 1, 0) + tanh(sum(X))\n", "X[n, d]", {"n": 5, "d": 4}

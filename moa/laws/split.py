@@ -6,7 +6,22 @@ from dataclasses import replace
 
 from moa.laws.algebra import factors, identity_of
 from moa.laws.table import LAWS
-from moa.normal import FALSE, TRUE, Cond, Eq, Piece, Scalar, both, is_structural, lit, map_scalar, negate, subterms
+from moa.normal import (
+    FALSE,
+    TRUE,
+    Cond,
+    Eq,
+    Piece,
+    Scalar,
+    both,
+    choose,
+    either,
+    is_structural,
+    lit,
+    map_scalar,
+    negate,
+    subterms,
+)
 from moa.ops import OPERATORS
 from moa.poly import Atom, Poly
 
@@ -47,12 +62,11 @@ def assume(s: Scalar, c: Cond) -> Scalar:
         if x.op != "select":
             return None
         d, a, b = x.args
-        if implies(c, d):
-            return a  # type: ignore[no-any-return]
-        if implies(c, negate(d)):
-            return b  # type: ignore[no-any-return]
-        truth = _literal_truth(d)
-        return None if truth is None else (a if truth else b)
+        d = narrowed(d, c)
+        truth = True if d.is_true else False if d.is_false else _literal_truth(d)
+        if truth is None:
+            return None if d is x.args[0] else choose(d, a, b)
+        return a if truth else b  # type: ignore[no-any-return]
 
     def choice(a: Atom) -> Poly | None:
         if a.kind != "select":
@@ -61,6 +75,21 @@ def assume(s: Scalar, c: Cond) -> Scalar:
         return x if implies(c, d) else y if implies(c, negate(d)) else None
 
     return map_scalar(s, node, lambda p: p.replace(choice))
+
+
+def narrowed(d: Cond, c: Cond) -> Cond:
+    """What is left to test of d where c holds."""
+    if implies(c, d):
+        return TRUE
+    if implies(c, negate(d)):
+        return FALSE
+    match d.op:
+        case "and":
+            return both(*(narrowed(y, c) for y in d.args))
+        case "or":
+            return either(*(narrowed(y, c) for y in d.args))
+        case _:
+            return d
 
 
 def _literal_truth(c: Cond) -> bool | None:
@@ -111,7 +140,8 @@ def split(e: Eq) -> Eq | None:
             continue
         s = assume(s, where)
         found = _choice(s, axis)
-        if found is None or len(used | {found}) > MAX_CONDITIONS:
+        decided = found is not None and (implies(where, found) or implies(where, negate(found)))
+        if found is None or decided or len(used | {found}) > MAX_CONDITIONS:
             if s is not identity and not _vanishes(s, e.op):
                 done.append((c, s))
             continue
