@@ -186,10 +186,16 @@ def measure(
 
 
 def sample(work: Callable[[], object], ceiling: Ceiling) -> Sample:
-    """One sample of the work, between two probes."""
+    """One sample of the work, between two probes.
+
+    The same work runs once before, untimed: an OpenMP peer's threads spin for a while after its call and take a core
+    from whoever comes next, and parked workers have to wake.
+    """
     time.sleep(PAUSE_S)
     taken = stolen()
     before = ceiling.rate()
+    if ceiling.threads > 1:
+        work()
     ready = waited_s()
     start = ceiling.clock()
     work()

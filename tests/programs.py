@@ -163,6 +163,7 @@ def scores(s: Sketch, n: str, m: str, q: str = "Q", k: str = "K") -> str:
     s.array(k, m, "d")
     base = f"{q} @ {k}.T"
     if s.chance(12):
+        s.finite = True  # a term of the row cancels in a softmax
         base = f"max({q}, axis=-1, keepdims=True) + {s.param('k1', (m,))}"
     for _ in range(s.choose((0, 1, 1, 2, 3))):
         kind = s.choose(("scale", "bias", "piece", "distance", "select", "tanh", "key", "row", "square", "param"))
@@ -176,7 +177,7 @@ def scores(s: Sketch, n: str, m: str, q: str = "Q", k: str = "K") -> str:
             case "key":
                 base = f"{base} + {s.param('bk', (m,), values='bias')}"
             case "row":
-                base = f"{base} - {s.param('br', (n,))}[:, None]"
+                base = f"{base} - {s.param('br', (n,), values='finite')}[:, None]"
             case "piece":
                 p = s.choose(("j <= i", "i - j < 3", "(i + j) % 2 == 0", "j < 4", f"{s_keep(s, m)}"))
                 bias = s.param("B", (n, m), values="bias")

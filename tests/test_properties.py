@@ -146,6 +146,12 @@ COUNTEREXAMPLES: dict[str, Case] = {
         "Q[n, d] K[n, d] V[n, c]",
         {"n": 9, "d": 4, "c": 3},
     ),
+    "a term that cancels keeps its NaN": case(
+        "def f(S[n, m], b[n], V[m, c]):\n    return softmax(S - b[:, None]) @ V\n",
+        "S:finite[n, m] b[n] V:finite[m, c]",
+        {"n": 1, "m": 5, "c": 2},
+        "nan",
+    ),
     "an integer chosen by floats": case(
         "def g(X[n, d]):\n    return where(sum(X) > 0, 1, 0) + tanh(sum(X))\n", "X[n, d]", {"n": 5, "d": 4}
     ),
