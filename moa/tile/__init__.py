@@ -103,7 +103,9 @@ def parallel(r: Recurrence) -> tuple[Axis, ...]:
     states = {c.state: c.outer for c in r.components} | {e.name: e.outer for e in r.maps}
     bodies = [c.body for c in r.components] + [s for x in (*r.maps, *r.readers) for _, s in x.pieces]
     for k, axis in enumerate(first):
-        own = all(axis in outer for outer in states.values()) and not any(e.red == axis for e in r.maps)
+        own = all(axis in outer for outer in states.values())
+        # whoever reads the states has the axis too, and does not reduce over a variable of that name
+        own = own and all(axis in e.outer and (e.red is None or e.red[0] != axis[0]) for e in (*r.maps, *r.readers))
         if not own or not all(len(c.outer) > k and c.outer[k] == axis for c in r.components):
             break
         at = {a: outer.index(axis) for a, outer in states.items()}
