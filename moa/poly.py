@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from moa.normal import Cond
 
 AtomKind = Literal["var", "size", "int", "div", "min", "max", "abs", "load", "select"]
-PolyLike = "Poly | int"
 
 
 class Atom:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from moa.loops import ELEMENT_BYTES, Arg, CallFn, Carried, Const, Element, Fn, For, If, Loops, Name, Op, Stmt
 from moa.lower.address import Address, Slot, stride
-from moa.lower.builder import Builder
+from moa.lower.builder import Block, Builder
 from moa.lower.memory import Store
 from moa.lower.nest import NestLowering
 from moa.normal import scalar_atoms
@@ -200,7 +200,7 @@ class PhaseLowering:
                         self.statements(s.body)
                 case When():
                     cond = self.address.cond(s.cond, self.env.__getitem__)
-                    then, other = b.choose(cond)
+                    then, other = Block(), Block()
                     with b.inside(then):
                         self.statements(s.body)
                     with b.inside(other):

@@ -103,12 +103,6 @@ class Builder:
         results = tuple(zip(body.results, body.values, other, strict=True))
         self.blocks[-1].out.append(If(cond, tuple(block.out), (), results))
 
-    def choose(self, cond: Arg) -> tuple[Block, Block]:
-        """Begins an If with two branches; the caller fills them through `inside`."""
-        then, other = Block(), Block()
-        self._pending = (cond, then, other)
-        return then, other
-
     @contextmanager
     def inside(self, block: Block) -> Iterator[None]:
         self.blocks.append(block)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from moa.domains import value_of
 from moa.normal import (
     Axis,
     Fold,
@@ -19,7 +20,7 @@ from moa.normal import (
     rename,
     rename_cond,
 )
-from moa.poly import Atom, var
+from moa.poly import Poly, const, var
 from moa.tile.plan import Plan
 from moa.tiles import Loop, TileStmt
 
@@ -28,31 +29,13 @@ def growing(body: tuple[TileStmt, ...], row: str) -> bool:
     """Whether loops are longer in the last work item than in the first, for one size of all axes."""
     size, last = 1 << 12, (1 << 12) - 64
 
-    def total(origin: int) -> int:
-        values = {f"{row}@0": origin}
-        out = 0
-        for s in body:
-            if isinstance(s, Loop):
-                lo, hi = (p.evaluate(lambda a: number(a, values)) for p in (s.lo, s.hi))
-                out += max(hi - lo, 0)
-        return out
+    def bound(p: Poly, origin: int) -> int:
+        known = p.replace(lambda a: const(size) if a.kind == "load" else None)
+        values = {a.name: 0 if a.kind == "var" else size for a in known.atoms()}
+        return value_of(known, values | {f"{row}@0": origin})
 
-    def number(a: Atom, values: dict[str, int]) -> int:
-        match a.kind:
-            case "var":
-                return values.get(a.name, 0)
-            case "div":
-                x, d = (p.evaluate(lambda b: number(b, values)) for p in a.args)
-                return int(x // d)
-            case "min" | "max":
-                x, y = (p.evaluate(lambda b: number(b, values)) for p in a.args)
-                return int(min(x, y) if a.kind == "min" else max(x, y))
-            case "abs":
-                return int(abs(a.args[0].evaluate(lambda b: number(b, values))))
-            case "select":
-                return int(a.args[1].evaluate(lambda b: number(b, values)))
-            case _:
-                return size
+    def total(origin: int) -> int:
+        return sum(max(bound(s.hi, origin) - bound(s.lo, origin), 0) for s in body if isinstance(s, Loop))
 
     return total(last) > total(0)
 

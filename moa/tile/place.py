@@ -8,7 +8,7 @@ from dataclasses import replace
 from moa.normal import Index, Scalar, loads
 from moa.poly import Poly
 from moa.tile.strategy import Strategy
-from moa.tiles import Loop, Map, Nest, Reduce, TileAxis, TileStmt, When
+from moa.tiles import Map, Nest, Reduce, TileAxis, TileStmt
 
 GATHER = 1.5  # cost of one lane loaded on its own, in vector loads
 SCATTER = 2.0  # likewise stored
@@ -135,23 +135,6 @@ def joins(
 def horizontal(statement: Map | Reduce, loops: tuple[str, ...], lane: str | None) -> bool:
     """Whether a statement reduces along the lanes by itself, for each element of its target."""
     return isinstance(statement, Reduce) and lane in statement.over and bool(loops or statement.target.args[1])
-
-
-def tiles_read(body: Iterable[TileStmt]) -> set[str]:
-    """The names of all arrays and tiles that statements of a body load."""
-    out: set[str] = set()
-    for x in body:
-        match x:
-            case Loop():
-                out |= tiles_read(x.body)
-            case When():
-                out |= tiles_read(x.body) | tiles_read(x.other)
-            case Nest():
-                for st in x.statements:
-                    out |= {a for a, _ in loads(st.value)}
-                    if isinstance(st, Reduce) and not st.fresh:
-                        out.add(st.target.args[0])
-    return out
 
 
 def as_index(names: Iterable[str]) -> tuple[Poly, ...]:
