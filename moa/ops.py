@@ -25,6 +25,7 @@ class Operator:
     identity      e with op(e, x) = x, where it has one; so it can be reduced over an empty axis
     absorbing     a with op(a, x) = a for every finite x
     distributes   names of operators g with op(c, g(x, y)) = g(op(c, x), op(c, y))
+    homogeneous   whether op(c * x, c * y) = c * op(x, y) for every c > 0
     monotone      "up" or "down" where it is monotone in its only operand
     """
 
@@ -39,6 +40,7 @@ class Operator:
     idempotent: bool = False
     absorbing: float | bool | None = None
     distributes: tuple[str, ...] = ()
+    homogeneous: bool = False
     monotone: str = ""
 
     @property
@@ -62,16 +64,16 @@ _BB: tuple[tuple[tuple[Kind, ...], Kind], ...] = ((("b", "b"), "b"),)
 OPERATORS: dict[str, Operator] = {
     o.name: o
     for o in (
-        Operator("add", "+", np.add, _NUM2, 1, 0.0, True, True),
-        Operator("sub", "-", np.subtract, _NUM2),
+        Operator("add", "+", np.add, _NUM2, 1, 0.0, True, True, homogeneous=True),
+        Operator("sub", "-", np.subtract, _NUM2, homogeneous=True),
         Operator("mul", "*", np.multiply, _NUM2, 1, 1.0, True, True, absorbing=0.0, distributes=("add", "sub")),
         Operator("div", "/", np.divide, _FF),
         Operator("floordiv", "//", np.floor_divide, _INT2, 0),
         Operator("mod", "%", np.mod, _INT2, 0),
         Operator("neg", "-", np.negative, _NUM1, 0, monotone="down"),
         Operator("abs", "abs", np.abs, _NUM1, 0),
-        Operator("max", "maximum", np.maximum, _NUM2, 1, -math.inf, True, True, True, math.inf),
-        Operator("min", "minimum", np.minimum, _NUM2, 1, math.inf, True, True, True, -math.inf),
+        Operator("max", "maximum", np.maximum, _NUM2, 1, -math.inf, True, True, True, math.inf, homogeneous=True),
+        Operator("min", "minimum", np.minimum, _NUM2, 1, math.inf, True, True, True, -math.inf, homogeneous=True),
         Operator("exp", "exp", np.exp, _F, monotone="up"),
         Operator("exp2", "exp2", np.exp2, _F, monotone="up"),
         Operator("log", "log", np.log, _F, monotone="up"),

@@ -7,10 +7,11 @@ operators; what none of them merges stays as it is, and the trace says which fun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
-import moa.laws.split  # noqa: F401  (enters its law into the table)
+import moa.laws.guard
+import moa.laws.split  # noqa: F401  (they enter their laws into the table)
 from moa import naming
 from moa.laws.assemble import Repair, defines, in_order, reads_of
 from moa.laws.defer import Deferred, defer
@@ -134,6 +135,17 @@ def _split(reductions: Sequence[Eq], trace: Trace) -> list[Eq]:
     return out
 
 
+def _open_weights(e: Eq, facts: Set[str], trace: Trace) -> Eq:
+    assert e.red is not None
+    law = LAWS["open a weight"]
+    pieces = tuple((c, law.apply(s, e.red[0], facts) or s) for c, s in e.pieces)
+    if pieces == e.pieces:
+        return e
+    new = replace(e, pieces=pieces)
+    trace.steps.append(Step(law.name, e.name, str(e), str(new), contract=law.contract))
+    return new
+
+
 def _key(e: Eq) -> object:
     """What two equal reductions have in common, their names apart: variables numbered by position."""
     assert e.red is not None
@@ -158,7 +170,7 @@ def _defer_all(
     moved: Definitions = {}
     for e in reductions:
         here = home[e.name]
-        e = inline_equation(e, moved)
+        e = _open_weights(inline_equation(e, moved), nonnegative_names(tuple(out)), trace)
         live = frozenset(name for name, k in home_of.items() if k == here)
         done = defer(e, live, nonnegative_names(tuple(out)), names.fresh)
         if done is None:

@@ -390,10 +390,50 @@ def twice() -> Normal:
     return s.out("O")
 
 
+def largest_score() -> Normal:
+    s = System("largest score")
+    s.reduce("w", "i", "max", "j", X / scale())
+    return s.out("w")
+
+
 def largest_weight() -> Normal:
     s = System("largest weight")
     s.reduce("w", "i", "max", "j", softmax(s, X))
     return s.out("w")
+
+
+def largest_weighted() -> Normal:
+    s = System("largest weighted value")
+    p = softmax(s, where(CAUSAL, X, -INF))
+    s.reduce("w", "ic", "max", "j", p * ld("V", J, C))
+    s.reduce("u", "i", "min", "j", p)
+    return s.out("w", "u")
+
+
+def around_mean() -> Normal:
+    s = System("an exponential around a mean")
+    total_of(s, exp(X - s.reduce("mu", "i", "add", "j", X) / E(EXTENTS["m"])))
+    return s.out("l")
+
+
+def of_the_other_sign() -> Normal:
+    s = System("exponents above 0")
+    total_of(s, where(eq(X, -INF), 0, exp((maximum_of(s, X) - X) / 3)))
+    return s.out("l")
+
+
+def of_fewer_keys() -> Normal:
+    s = System("a reference over fewer keys")
+    m = s.reduce("m", "i", "max", "j", X, at_least_zero(I - J - 1))
+    weighted(s, where(eq(X, -INF), 0, exp(X - fn("max", m, -9))), CAUSAL)
+    return s.out("O")
+
+
+def guarded_entropy() -> Normal:
+    s = System("entropy with its guard")
+    w = softmax(s, where(CAUSAL, X, -INF))
+    s.reduce("h", "i", "add", "j", where(compare("gt", w.s, lit(0)), w * log(w), 0))
+    return s.out("h")
 
 
 def denominator() -> Normal:
@@ -440,7 +480,7 @@ SYSTEMS: dict[str, tuple[Normal, int, int]] = {
     "capped": (capped(), 3, 1),
     "finite reference": (finite_reference(), 3, 1),
     "softmin": (softmin(), 3, 1),
-    "tempered": (tempered(), 3, 2),
+    "tempered": (tempered(), 3, 1),
     "powers of two": (powers_of_two(), 3, 1),
     "inside tanh": (inside_tanh(), 2, 2),
     "kept keys": (kept_keys(), 3, 1),
@@ -449,7 +489,13 @@ SYSTEMS: dict[str, tuple[Normal, int, int]] = {
     "squared": (squared(), 3, 1),
     "standardised": (standardised(), 5, 2),
     "twice": (twice(), 5, 2),
-    "largest weight": (largest_weight(), 3, 2),
+    "largest score": (largest_score(), 1, 1),
+    "largest weight": (largest_weight(), 3, 1),
+    "largest weighted": (largest_weighted(), 3, 1),
+    "around a mean": (around_mean(), 2, 1),
+    "of the other sign": (of_the_other_sign(), 2, 1),
+    "of fewer keys": (of_fewer_keys(), 2, 1),
+    "guarded entropy": (guarded_entropy(), 3, 1),
     "denominator": (denominator(), 2, 1),
     "transposed": (transposed(), 3, 1),
     "bias by row": (scores(base=X / scale() + ld("t", I)), 3, 1),

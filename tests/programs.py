@@ -450,6 +450,18 @@ OTHER: tuple[tuple[str, tuple[str, ...]], ...] = (
             "X @ W", "tanh(X @ W) @ W.T", "maximum(X @ W, 0)", "max(X @ W, axis=-2)", "(X @ W).T", "softmax(X @ W)",
         )),
     ),
+    (
+        "X[..., n, d] W[d]",  # an exponential around something else than its maximum
+        tuple(f"w = exp(({x}) / 8); return {f}" for x in (
+            "X - mean(X, keepdims=True)", "max(X, keepdims=True) - X", "X - tanh(max(X, keepdims=True))",
+        ) for f in ("sum(w)", "max(w), w @ W", "w @ W / sum(w)")),
+    ),
+    (
+        "X[..., n, d] W[d]",
+        tuple(f"w = softmax(where(iota(d) % 3 <= iota(n)[:, None], X, -inf)); return {f}" for f in (
+            "max(w)", "min(w * W)", "-sum(where(w > 0, w * log(w), 0)), w @ W", "max(w * W), sum(w * w)",
+        )),
+    ),
     ("X[..., n, d] Y[..., d, c]", ("return X @ Y", "return softmax(X @ Y)", "return (X @ Y).T")),
     (
         "X[..., n, d] keep:bool[n]",

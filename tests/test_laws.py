@@ -28,6 +28,7 @@ FIRES = {
     "defer out of an extreme": "attention",
     "change of reference": "attention",
     "drop a guard": "attention",
+    "open a weight": "guarded entropy",
 }
 
 
@@ -132,6 +133,14 @@ def always_dropped(law: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: "because"
 
 
+def negated(law: Callable[..., Any]) -> Callable[..., Any]:
+    def apply_it(*args: Any) -> Any:
+        found = law(*args)
+        return None if found is None else apply("neg", found)
+
+    return apply_it
+
+
 def lost_piece(law: Callable[..., Any]) -> Callable[..., Any]:
     def apply_it(e: Any) -> Any:
         new = law(e)
@@ -151,9 +160,12 @@ MUTANTS: list[tuple[str, Callable[..., Any], str]] = [
     ("defer", doubled_factor, "scores"),
     ("defer", lost_coefficient, "difference"),
     ("linearity", lost_term, "difference"),
-    ("defer out of an extreme", negative_factor, "bias by row"),
+    ("defer out of an extreme", negative_factor, "largest score"),
     ("drop a guard", always_dropped, "guarded by data"),
     ("split", lost_piece, "causal"),
+    ("change of reference", with_member(no_last_move), "around a mean"),
+    ("change of reference", with_member(no_move), "largest weighted"),
+    ("open a weight", negated, "guarded entropy"),
 ]
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from moa.laws.algebra import factors, guarded, product
+from moa.laws.algebra import factors, guarded, product, reads
 from moa.laws.sign import nonzero, positive
 from moa.laws.table import LAWS
 from moa.laws.terms import Factors, Scope, Term, addends, total
-from moa.normal import Cond, Eq, Piece, Scalar, apply, choose, compare, lit, load
+from moa.normal import Cond, Eq, Piece, Scalar, apply, at_least_zero, choose, compare, lit, load
 from moa.ops import OPERATORS
 
 
@@ -65,8 +65,11 @@ def _shape_of(s: Scalar, scope: Scope) -> tuple[str, ...]:
 
 
 def _sum(e: Eq, scope: Scope, facts: Set[str], fresh: Fresh) -> Deferred | None:
+    assert e.red is not None
     classes: dict[tuple[Fraction, Factors, tuple[str, ...]], list[Piece]] = {}
     risky: set[tuple[Fraction, Factors, tuple[str, ...]]] = set()
+    unsafe: set[tuple[Fraction, Factors, tuple[str, ...]]] = set()
+    some = at_least_zero(e.red[1] - 1)
     several = False
     for c, body in e.pieces:
         terms: tuple[Term, ...] = LAWS["linearity"].apply(body, scope)
@@ -75,9 +78,9 @@ def _sum(e: Eq, scope: Scope, facts: Set[str], fresh: Fresh) -> Deferred | None:
             coefficient, free, rest = LAWS["defer"].apply(t)
             key = (coefficient, tuple(sorted(free, key=lambda f: (-f[1], str(f[0])))), _shape_of(rest, scope))
             classes.setdefault(key, []).append((c, rest))
-            empty = not (e.domain.is_true and c.is_true) or t.risky
-            if empty and not all(_safe(f, scope, facts) for f in free):
-                risky.add(key)
+            if not all(_safe(f, scope, facts) for f in free):
+                whole = e.domain.is_true and c.is_true and not t.risky
+                (unsafe if whole else risky).add(key)
     if len(classes) == 1 and not several and next(iter(classes))[:2] == (Fraction(1), ()):
         return None
     parts, value, conditions = [], None, []
@@ -89,6 +92,8 @@ def _sum(e: Eq, scope: Scope, facts: Set[str], fresh: Fresh) -> Deferred | None:
         term = product(((here, 1), *free), abs(coefficient))
         if key in risky:
             term = choose(compare("eq", here, lit(0)), lit(0), term)
+        elif key in unsafe:
+            term = choose(some, term, lit(0))
         if value is None:
             value = term if coefficient > 0 else apply("neg", term)
         else:
@@ -96,6 +101,8 @@ def _sum(e: Eq, scope: Scope, facts: Set[str], fresh: Fresh) -> Deferred | None:
         conditions += [(f"{x} is free of {scope.axis}", "structure") for x, _ in free]
         if key in risky:
             conditions.append((f"a sum over nothing is 0: {part.name} == 0 gives 0", "select"))
+        elif key in unsafe and not some.is_true:
+            conditions.append((f"a sum over nothing is 0: {some} or 0", "select"))
     assert value is not None
     laws = (("linearity",) if len(classes) > 1 else ()) + (
         ("defer",) if any(k[1] or k[0] != 1 for k in classes) else ()
@@ -105,7 +112,14 @@ def _sum(e: Eq, scope: Scope, facts: Set[str], fresh: Fresh) -> Deferred | None:
 
 def _safe(f: tuple[Scalar, int], scope: Scope, facts: Set[str]) -> bool:
     """Whether f times an empty sum is 0: what does not depend on the group is as finite as the data."""
-    return not scope.depends(f[0]) or (f[1] < 0 and nonzero(f[0], facts))
+    return not scope.depends(f[0]) or (f[1] < 0 and nonzero(f[0], facts) and _defined(f[0], facts))
+
+
+def _defined(s: Scalar, facts: Set[str]) -> bool:
+    """Whether no quotient in the scalar can be 0 / 0: a size can be 0."""
+    if s.op == "div" and (s.args[1].op == "int" or not nonzero(s.args[1], facts)):
+        return False
+    return all(_defined(x, facts) for x in s.args if isinstance(x, Scalar))
 
 
 def _joined(pieces: list[Piece]) -> tuple[Piece, ...]:
@@ -142,7 +156,8 @@ class Around:
 def take_layer(body: Scalar, scope: Scope, facts: Set[str]) -> tuple[Around, Scalar] | None:
     """One layer of the body, a positive factor or terms free of the axis, and the core; None where there is none.
 
-    An integer expression such as i - j is one atom and is never split.
+    An integer expression such as i - j is one atom and is never split. A term of the data stays: it would cancel in
+    x - max(x), and a NaN in it would be lost.
     """
     coefficient, parts = factors(body)
     out = tuple(f for f in parts if scope.free(f[0]) and positive(f[0], facts))
@@ -153,7 +168,7 @@ def take_layer(body: Scalar, scope: Scope, facts: Set[str]) -> tuple[Around, Sca
         return Around(abs(coefficient), out), product(rest, Fraction(1 if coefficient > 0 else -1))
     if body.op in ("add", "sub"):
         terms = addends(body)
-        free = tuple(t for t in terms if scope.free(t[1]))
+        free = tuple(t for t in terms if scope.free(t[1]) and (scope.depends(t[1]) or not reads(t[1])))
         if free:
             return Around(terms=free), total([t for t in terms if t not in free])
         lists = [factors(x) for _, x in terms]
@@ -175,16 +190,18 @@ def take_layer(body: Scalar, scope: Scope, facts: Set[str]) -> tuple[Around, Sca
 
 def _extreme(e: Eq, scope: Scope, facts: Set[str], fresh: Fresh) -> Deferred | None:
     layers: list[Around] = []
-    pieces = e.pieces
-    while True:
+    pieces = [p for p in e.pieces if p[1] is not lit(0)]
+    zeros = [p for p in e.pieces if p[1] is lit(0)]  # a positive factor leaves them as they are
+    while pieces:
         found = [LAWS["defer out of an extreme"].apply(s, scope, facts) for _, s in pieces]
-        if any(f is None for f in found) or len({f[0] for f in found}) != 1:
+        if any(f is None for f in found) or len({f[0] for f in found}) != 1 or (zeros and found[0][0].terms):
             break
         layers.append(found[0][0])
-        pieces = tuple((c, f[1]) for (c, _), f in zip(pieces, found, strict=True))
+        pieces = [(c, f[1]) for (c, _), f in zip(pieces, found, strict=True)]
     if not layers:
         return None
-    part = replace(e, name=fresh(e.name), pieces=pieces)
+    left = iter(pieces)
+    part = replace(e, name=fresh(e.name), pieces=tuple(p if p in zeros else next(left) for p in e.pieces))
     value = load(part.name, part.index())
     for layer in reversed(layers):
         value = layer.wrap(value)

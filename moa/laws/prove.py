@@ -12,8 +12,9 @@ from typing import Any
 
 import sympy
 
+from moa.laws.algebra import factors
 from moa.laws.reading import LOWEST
-from moa.normal import Cond, Eq, Member, Scalar, both, lit, load, map_scalar, subterms
+from moa.normal import Cond, Eq, Member, Scalar, both, is_structural, lit, load, map_scalar, subterms
 from moa.poly import Atom, Poly
 
 
@@ -81,6 +82,14 @@ def to_sympy(s: Scalar, nonnegative: Set[str] = frozenset()) -> Any:
             return (x + y + (apart if s.op == "max" else -apart)) / 2
         case "select":
             c, a, b = s.args
+            if not c.vars() and is_structural(c):  # the axis is not empty
+                return walk(a)
+            if c.op == "cmp" and c.args[0] == "lt" and b is lit(float("nan")):  # a finite value
+                return walk(a)
+            if c.op == "cmp" and c.args[0] == "eq" and c.args[2] is a:
+                value = b.args[1] if b.op == "select" and b.args[2] is lit(float("nan")) else b
+                if set(factors(c.args[1])[1]) <= set(factors(value)[1]):
+                    return walk(value)  # 0 times anything finite
             parts = (
                 c.args if c.op == "and" else (c,)
             )  # `this axis is not empty` beside it: an empty sum is 0 either way

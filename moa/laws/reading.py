@@ -1,7 +1,8 @@
 """Reading a body as a product that a change of reference can move: data, exponentials, differences, guards.
 
 The exponent of what is read is a sum of rate * (u - r), each proved to be at most 0: r is a maximum (minimum for a
-negative rate) of the same traversal whose own body, under the piece's condition, is u as a polynomial.
+negative rate) of the same traversal whose own body, under the piece's condition, is u as a polynomial. Where that is
+not proved and the exponent is u + rest, rest free of the axis, the reference is the maximum of u itself.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from moa.laws.sign import form_sign
 from moa.laws.split import assume, implies
 from moa.laws.table import LAWS
 from moa.laws.terms import addends, total
-from moa.normal import Cond, Eq, Member, Scalar, apply, both, cond_scalars, lit, load, negate
+from moa.normal import Cond, Eq, Member, Scalar, apply, both, cond_loads, cond_scalars, lit, load, loads, negate
 from moa.ops import OPERATORS
 
 LOWEST = Scalar("param", ("lowest",))  # the lowest finite number of the compute type; the backend binds it
@@ -102,7 +103,10 @@ class Difference:
 
 @dataclass(slots=True)
 class Reading:
-    """One piece of a body, read as a product."""
+    """One piece of a body, read as a product.
+
+    own   (u, rest) where the exponent is u + rest and the reference is the maximum of u, which nothing else reads
+    """
 
     cond: Cond
     plain: list[tuple[Scalar, int]] = field(default_factory=list)
@@ -111,6 +115,12 @@ class Reading:
     guards: list[Cond] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
     unguarded: bool = False
+    own: tuple[Scalar, Scalar] | None = None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is 0 (or no number) at any reference."""
+        return not self.exponents and any(x is lit(0) for x, _ in self.plain)
 
 
 class Reader:
@@ -139,7 +149,10 @@ class Reader:
         if out.exponents and self._vanishes(out.exponents):
             return None
         if out.exponents:
-            self.match(out, both(domain, c))
+            try:
+                self.match(out, both(domain, c))
+            except Stays as reason:
+                self.match_itself(out, reason)
         self._drop_guards(out)
         out.unguarded = bool(out.references) and not out.guards and out.unguarded
         return out
@@ -224,6 +237,15 @@ class Reader:
             raise Stays(f"exponent <= 0 is not proved: {form_text(left)} remains of {form_text(exponent)}")
         out.unguarded = not any(r.infinity == 0.0 for r in out.references)
 
+    def match_itself(self, out: Reading, reason: Stays) -> None:
+        """Write the exponents as u + rest, rest free of the axis: the maximum of u is a reference for any rest."""
+        exponent = sum((expand(s) for s in out.exponents), ZERO)
+        have, free = split_axis(exponent, self.axis)
+        u = rebuild(have)
+        if not have or self.depends(u):
+            raise reason
+        out.references, out.own, out.unguarded = [], (u, rebuild(free)), False
+
     def reference(self, atom: Scalar, minus: Form, exponent: Form, where: Cond) -> Reference:
         """The reference that `atom`, standing with coefficient -minus, is: a reduction of the group dominates it."""
         reasons = []
@@ -307,12 +329,14 @@ class Reader:
 
     def _drop_guards(self, out: Reading) -> None:
         """Remove the guards that finite references make needless; the others stay around the basis."""
-        exponent = ZERO
+        exponent = ZERO if out.own is None else expand(out.own[0])
         for r in out.references:
             exponent = exponent + r.rate * expand(r.u)
         kept = []
+        beside = {a for x in (*(x for x, _ in out.plain), *(d.x for d in out.differences)) for a in loads(x)}
         for c in out.guards:
-            why = LAWS["drop a guard"].apply(c, exponent, self.axis, self.facts) if out.references else None
+            infinite = not beside.isdisjoint(cond_loads(c))  # 0 times infinity is no number
+            why = LAWS["drop a guard"].apply(c, exponent, self.axis, self.facts) if exponent and not infinite else None
             if why is None:
                 kept.append(c)
             else:

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product as every
 
-from moa.laws.algebra import Form, cond_reads, expand, form_text, product, ratio, rebuild
-from moa.laws.reading import Live, Reader, Reading, Stays
+from moa.laws.algebra import ONE, Form, cond_reads, expand, form_text, identity_of, product, ratio, rebuild
+from moa.laws.reading import LOWEST, Live, Reader, Reading, Reference, Stays
 from moa.laws.table import LAWS
 from moa.laws.terms import total
 from moa.normal import (
     TRUE,
+    Cond,
     Eq,
     Member,
     Piece,
@@ -71,7 +72,7 @@ def change_reference(e: Eq, live: Mapping[str, Live], facts: Set[str], fresh: Ca
     Errors: Stays, with the reason, where the law does not apply
     """
     assert e.red is not None
-    if e.op not in OPERATORS["mul"].distributes:
+    if not OPERATORS[e.op].homogeneous:
         raise Stays(f"a reference inside {e.op}")
     tests = {a for c in (e.domain, *(c for c, _ in e.pieces)) for a in cond_reads(c)}
     tests |= {a.name for _, s in e.pieces for a in scalar_atoms(s) if a.kind == "load"}
@@ -83,11 +84,14 @@ def change_reference(e: Eq, live: Mapping[str, Live], facts: Set[str], fresh: Ca
     kept = [r for r in readings if r is not None]
     if not kept:
         raise Stays("every piece vanishes")
-    first = kept[0]
-    for r in kept[1:]:
+    first = next((r for r in kept if not r.is_zero), kept[0])
+    kept = [replace(r, references=first.references, own=first.own) if r.is_zero else r for r in kept]
+    for r in kept:
         same = [(x.rate, x.finite) for x in r.references] == [(x.rate, x.finite) for x in first.references]
         if not same or [(d.true, d.power) for d in r.differences] != [(d.true, d.power) for d in first.differences]:
             raise Stays("the pieces disagree on the reference")
+        if (r.own and r.own[1]) is not (first.own and first.own[1]):
+            raise Stays("the pieces disagree on the exponent")
     unguarded = len(kept) < len(readings) or any(r.unguarded for r in kept)
     return _build(e, reader, kept, unguarded, fresh)
 
@@ -96,15 +100,23 @@ def change_reference(e: Eq, live: Mapping[str, Live], facts: Set[str], fresh: Ca
 
 
 def _build(e: Eq, reader: Reader, kept: list[Reading], unguarded: bool, fresh: Callable[[str], str]) -> Moved:
+    assert e.red is not None
+    some = at_least_zero(e.red[1] - 1)  # the sum over no element at all is its identity
     first = kept[0]
     powers = [d.power for d in first.differences]
     width = math.prod(p + 1 for p in powers)
+    if width > 1 and e.op not in OPERATORS["mul"].distributes:
+        raise Stays(f"a difference from a reference inside {e.op}")
     if width > MAX_WIDTH:
         raise Stays(f"the state would have {width} components, more than {MAX_WIDTH}")
     if len(kept) == 1:
         e, kept = replace(e, domain=both(e.domain, first.cond)), [replace(first, cond=TRUE)]
     live = dict(reader.live)
     added: list[tuple[Eq, Member]] = []
+    rest = None if first.own is None else first.own[1]
+    if rest is not None:
+        kept = _own_reference(e, kept, live, added, fresh)
+        first = kept[0]
     centres = [_centre(e, k, kept, live, reader.facts, added, fresh) for k in range(len(powers))]
     ends = list(dict.fromkeys([*(r.finite for r in first.references), *centres]))  # what the references end at
     old = {r: Scalar("ref", (k, "old")) for k, r in enumerate(ends)}
@@ -115,13 +127,21 @@ def _build(e: Eq, reader: Reader, kept: list[Reading], unguarded: bool, fresh: C
     steps = [apply("sub", old[r], new[r]) for r in centres]
     move = tuple(tuple(_entry(a, b, steps, scale) for b in order) for a in order)
     last = [apply("sub", r, d.true) for r, d in zip(centres, first.differences, strict=True)]
-    terms = [
-        apply("mul", _entry(order[0], b, last, None), load(f"{e.name}#{k}", e.index())) for k, b in enumerate(order)
-    ]
+    states = [load(f"{e.name}#{k}", e.index()) for k in range(len(order))]
+    terms = [apply("mul", _entry(order[0], b, last, None), x) for b, x in zip(order, states, strict=True)]
+    whole = e.domain.is_true and len(kept) == 1
+    nothing = identity_of(e.op)
+    if not whole:
+        terms[1:] = [choose(compare("eq", x, lit(0)), lit(0), t) for x, t in zip(states[1:], terms[1:], strict=True)]
     finish = total([(1, t) for t in terms])
+    if rest is not None:
+        scaled = apply("mul", finish, apply("exp", apply("add", first.references[0].finite, rest)))
+        scaled = choose(compare("lt", rest, lit(math.inf)), scaled, lit(math.nan))
+        guarded = reader.guards or first.guards or not whole
+        finish = choose(compare("eq", finish, nothing), nothing, scaled) if guarded else scaled
+    if whole and (len(terms) > 1 or rest is not None):
+        finish = choose(some, finish, nothing)
     if unguarded:
-        assert e.red is not None
-        some = at_least_zero(e.red[1] - 1)  # the sum over no element at all is its identity
         for r in first.references:
             if r.infinity:
                 finish = choose(both(some, compare("eq", r.true, lit(r.infinity))), lit(math.nan), finish)
@@ -130,6 +150,8 @@ def _build(e: Eq, reader: Reader, kept: list[Reading], unguarded: bool, fresh: C
     conditions = [(f"exponent {form_text(r.rate)} * (u - r) <= 0", r.proof) for x in kept for r in x.references]
     conditions += [(f"{form_text(r.rate)} is free of {reader.axis}", "structure") for r in first.references]
     conditions += [("C is", f"{width}x{width}")]
+    if rest is not None:
+        conditions.append((f"{rest} is finite", "else the value is NaN, or that of a sum over nothing"))
     before = "; ".join(str(s) for _, s in e.pieces)
     after = "; ".join(", ".join(map(str, b)) for _, b in pieces)
     return Moved((*added, (e, member)), before, after, tuple(dict.fromkeys(conditions)), tuple(reader.guards))
@@ -148,6 +170,8 @@ def _exponential(parts: list[tuple[Form, Scalar]]) -> Scalar | None:
 
 def _basis(r: Reading, powers: tuple[int, ...], new: Mapping[Scalar, Scalar], centres: list[Scalar]) -> Scalar:
     """One function of the basis: the exponential, the data, and the differences to these powers, guarded."""
+    if r.is_zero:
+        return product(r.plain)
     scale = _exponential([(x.rate, apply("sub", x.u, new[x.finite])) for x in r.references])
     out: list[tuple[Scalar, int]] = [] if scale is None else [(scale, 1)]
     out += r.plain
@@ -187,6 +211,47 @@ def _running(s: Scalar, live: Mapping[str, Live]) -> Scalar:
     return map_scalar(s, node)
 
 
+def _own_reference(
+    e: Eq,
+    kept: list[Reading],
+    live: dict[str, Live],
+    added: list[tuple[Eq, Member]],
+    fresh: Callable[[str], str],
+) -> list[Reading]:
+    """The readings with the maximum of their own exponents as reference, bounded so that none is infinite."""
+    pieces = tuple((r.cond, _behind(r.guards, r.own[0])) for r in kept if r.own is not None and not r.is_zero)
+    used = set().union(*(s.vars() | c.vars() for c, s in pieces), e.domain.vars())
+    outer = tuple(a for a in e.outer if a[0] in used or any(a in m.eq.outer for m in live.values()))
+    value = _in_traversal(replace(e, op="max", outer=outer, pieces=pieces), live, added, fresh).value
+    bound = product([(LOWEST, 1)], Fraction(1, 2))
+    finite = apply("min", apply("max", value, bound), apply("neg", bound))
+    return [
+        replace(r, references=[Reference(ONE, r.own[0], value, finite, 0.0, f"{r.own[0]} <= {value}, its own body")])
+        for r in kept
+        if r.own is not None
+    ]
+
+
+def _behind(guards: list[Cond], u: Scalar) -> Scalar:
+    """u where no guard holds: what stands before it is not part of a maximum."""
+    for c in guards:
+        u = choose(c, lit(-math.inf), u)
+    return u
+
+
+def _in_traversal(
+    wanted: Eq, live: dict[str, Live], added: list[tuple[Eq, Member]], fresh: Callable[[str], str]
+) -> Live:
+    """The reduction as one of the traversal: one that is there already, or a new member."""
+    for m in live.values():
+        if replace(m.eq, name=wanted.name) == wanted and not m.member.refs:
+            return m
+    new = replace(wanted, name=fresh(wanted.name))
+    live[new.name] = Live(new, plain_member(new))
+    added.append((new, live[new.name].member))
+    return live[new.name]
+
+
 def _centre(
     e: Eq,
     k: int,
@@ -215,16 +280,8 @@ def _centre(
                 return _quotient(above.value, below.value)
     used = set().union(*(s.vars() | c.vars() for c, s in pieces), e.domain.vars())
     outer = tuple(a for a in e.outer if a[0] in used or any(a in m.eq.outer for m in live.values()))
-    parts = []
-    for body in (pieces, tuple((c, lit(1)) for c, _ in pieces)):
-        wanted = replace(e, outer=outer, pieces=body)
-        same = [m for m in live.values() if replace(m.eq, name=e.name) == wanted and not m.member.refs]
-        if not same:
-            new = replace(wanted, name=fresh(e.name))
-            same = [Live(new, plain_member(new))]
-            added.append((new, same[0].member))
-            live[new.name] = same[0]
-        parts.append(same[0].value)
+    sums = (pieces, tuple((c, lit(1)) for c, _ in pieces))
+    parts = [_in_traversal(replace(e, outer=outer, pieces=body), live, added, fresh).value for body in sums]
     return _quotient(*parts)
 
 

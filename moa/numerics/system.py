@@ -105,7 +105,7 @@ class System:
 def system(normal: Normal, moved: Iterable[Moved] = ()) -> System:
     """The system of a streamed normal; `moved` are the changes of reference that led to it."""
     out = System()
-    meant = {e.name: e for made in moved for e, m in made.members if m.width > 1}
+    meant = {e.name: e for made in moved for e, m in made.members if m.width > 1 or _is_scaled(m)}
     for r in normal.recurrences:
         for c in r.components:
             out.refused[c.name] = f"{c.name} carries its rounding errors from step to step"
@@ -133,6 +133,11 @@ def system(normal: Normal, moved: Iterable[Moved] = ()) -> System:
         else:
             out.outputs[name] = ((), load(name, ()))
     return out
+
+
+def _is_scaled(m: Member) -> bool:
+    """Whether the reference of a member is not the one of its equation: the finish moves the state once more."""
+    return any(x.op == "exp" for x in subterms(m.finish))
 
 
 def _member(f: Fold, m: Member, meant: Eq | None, out: System) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from moa.normal import (
     apply,
     both,
     choose,
+    compare,
     lit,
     load,
     loads,
@@ -234,6 +236,10 @@ class PhaseBuilder(Statements):
                 value = self.factor(self.resolve(map_scalar(factor, node), scope), scope)
                 total = apply("add", total, apply("mul", value, state))
             results.append(total)
+        identity = OPERATORS[m.op.removesuffix("_ref")].identity
+        if isinstance(identity, float) and math.isinf(identity):  # of nothing so far: 0 times it is no number
+            (state,), (total,) = states, results
+            results = [choose(compare("eq", state, lit(identity)), lit(identity), total)]
         if m.width > 1:  # all components move at once
             for k, total in enumerate(results):
                 old = states[k]
