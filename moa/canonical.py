@@ -111,14 +111,14 @@ class _Book:
     def recurrence(self, r: Recurrence) -> None:
         """Enters the arrays of a recurrence; inside it a state is known by its number."""
         for k, c in enumerate(r.components):
-            self.places[c.state] = f"state{k}", ()
+            self.places[c.state] = self.places[c.name] = f"state{k}", ()
         names: Mapping[str, Poly] = {r.axis[0]: var("t")}
         parts = [f"t < {r.axis[1]}, {r.exclusive} {r.reverse} {r.keep} {r.place}"]
         for c in r.components:
             own = {v: var(f"i{k}") for k, (v, _) in enumerate(c.outer)}
             writer = _Writer(self, {**names, **own}, {f"i{k}": x for k, (_, x) in enumerate(c.outer)})
             head = ", ".join(writer.extent(x) for _, x in c.outer)
-            parts.append(f"[{head}] from {writer.scalar(c.start)} by {writer.scalar(c.body)}")
+            parts.append(f"[{head}] {c.dtype} from {writer.scalar(c.start)} by {writer.scalar(c.body)}")
         key = self.line("; ".join(parts))
         for k, c in enumerate(r.components):
             self.places[c.name] = f"{key}.{k}", ()

@@ -294,14 +294,19 @@ def expected(program: ir.Program, given: Mapping[str, Any], dtype: str) -> Expec
     with np.errstate(all="ignore"):
         for out in noisy(program, given, sizes, NOISE, np.random.default_rng(1)):
             for k, (a, b) in enumerate(zip(out, want, strict=True)):
-                gap = np.abs(a - b)[np.isfinite(a) & np.isfinite(b)]
+                gap = distance(a, b)[np.isfinite(a) & np.isfinite(b)]
                 moved[k] = max(moved[k], float(gap.max()) if gap.size else 0.0)
         size = [float(np.abs(w[np.isfinite(w)]).max()) if np.isfinite(w).any() else 0.0 for w in want]
         tol = tuple(eps * terms * (s + m / NOISE) for s, m in zip(size, moved, strict=True))
         for out in noisy(program, given, sizes, 8 * eps, np.random.default_rng(2)):
             for k, (a, b) in enumerate(zip(out, want, strict=True)):
-                unsettled[k] |= (np.abs(a - b) > tol[k]) | (np.isnan(a) != np.isnan(b))
+                unsettled[k] |= (distance(a, b) > tol[k]) | (np.isnan(a) != np.isnan(b))
     return Expected(want, tol, tuple(unsettled))
+
+
+def distance(a: Array, b: Array) -> Array:
+    """|a - b|, of bits too."""
+    return np.abs(np.subtract(a, b, dtype=np.float64))
 
 
 def compared(
@@ -325,7 +330,7 @@ def compared(
         if not masked:
             bad |= np.isnan(g) & ~np.isnan(p) & ~np.isnan(w) & ~(undefined & np.isinf(w))
         with np.errstate(all="ignore"):
-            near = (np.abs(np.asarray(g, np.float64) - w) <= tol) | (g == w) | np.isnan(g) | np.isnan(w)
+            near = (distance(g, w) <= tol) | (g == w) | np.isnan(g) | np.isnan(w)
         bad |= ~near
         bad &= ~skip
         if bad.any():
@@ -340,7 +345,7 @@ def worst(got: Sequence[Array], want: Expected) -> float:
     out = 0.0
     for g, w, tol, skip in zip(got, want.values, want.tolerance, want.unsettled, strict=True):
         with np.errstate(all="ignore"):
-            gap = np.abs(np.asarray(g, np.float64) - w)
+            gap = distance(g, w)
         gap = gap[np.isfinite(gap) & ~skip]
         if gap.size and tol:
             out = max(out, float(gap.max()) / tol)
@@ -388,7 +393,7 @@ def strided(kernel: Kernel, given: Mapping[str, Any]) -> Check:
         got = call(kernel, {k: f(x) if isinstance(x, np.ndarray) and x.ndim else x for k, x in given.items()})
         for g, w, s in zip(got, want, scale, strict=True):
             with np.errstate(all="ignore"):
-                near = (np.abs(g - w) <= 1e4 * eps * s) | (g == w) | (np.isnan(g) & np.isnan(w))
+                near = (distance(g, w) <= 1e4 * eps * s) | (g == w) | (np.isnan(g) & np.isnan(w))
             if g.shape != w.shape or not near.all():
                 return Check("strides", False, f"{kind}: results differ from those of contiguous arrays")
     return Check("strides", True, "Fortran order, every second element, backwards")

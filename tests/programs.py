@@ -394,10 +394,14 @@ JOIN = """def join(p, q):
     m = maximum(m1, m2)
     return m, l1 * exp(m1 - m) + l2 * exp(m2 - m), a1 * exp(m1 - m) + a2 * exp(m2 - m)
 """
+TURNED = """def turned(s, x):
+    return (3 * s + x) % 7
+"""
 DECAY = """def decay(S, x):
     k, v, g = x
     return g[:, None] * S + k[:, None] * v[None, :]
 """
+HEADS = {"join": JOIN, "decay": DECAY, "turned": TURNED}
 NORM = "y = X - mean(X, axis=@, keepdims=True); z = y / sqrt(mean(y * y, axis=@, keepdims=True) + 0.01)"
 DISTANCE = "q = sum((X[:, None] - Y) * (X[:, None] - Y), axis=-1)"
 JOINED = "s = K @ q; m, l, a = {}(join, (s, ones(m), V), axis=0, identity=(-inf, 0, 0){})"
@@ -461,6 +465,13 @@ OTHER: tuple[tuple[str, tuple[str, ...]], ...] = (
         tuple(f"w = softmax(where(iota(d) % 3 <= iota(n)[:, None], X, -inf)); return {f}" for f in (
             "max(w)", "min(w * W)", "-sum(where(w > 0, w * log(w), 0)), w @ W", "max(w * W), sum(w * w)",
         )),
+    ),
+    (
+        "X[n, d] k:int[n, d]",
+        tuple(f"y = {y}; return {f}" for y in (
+            "cumsum(k, axis=0)", "cummax(k)", "scan(turned, k, axis=@, init=1)",
+            "scan(turned, k, axis=0, init=1, exclusive=True)", "scan(turned, k, axis=@, init=2, reverse=True)",
+        ) for f in ("y", "where(y % 2 == 0, X, 0) @ X.T", "X * y, y")),
     ),
     ("X[..., n, d] Y[..., d, c]", ("return X @ Y", "return softmax(X @ Y)", "return (X @ Y).T")),
     (
@@ -526,7 +537,7 @@ def other(choose: Choose) -> Case:
         axes = tuple(a for a in p.axes if a != "..." or s.lead)
         s.params.append(Param(p.name, axes, p.kind, p.values))
     s.lines = [f"    {line}" for line in body.split("; ")]
-    s.head = JOIN if "join," in body else DECAY if "decay," in body else ""
+    s.head = next((f for name, f in HEADS.items() if f"{name}," in body), "")
     s.finite = "** 3" in body  # a mean that moves multiplies infinities by 0
     case = finish(s, "g")
     return replace(case, sizes={**case.sizes, "r": choose((2, 1, 5, 0))})
@@ -538,7 +549,7 @@ def listed(text: str) -> tuple[Param, ...]:
     for p in text.split("] "):
         head, _, inside = p.rstrip("]").partition("[")
         name, _, values = head.partition(":")
-        kind = {"bool": "b", "index": "i"}.get(values.partition(":")[0], "f")
+        kind = {"bool": "b", "int": "i", "index": "i"}.get(values.partition(":")[0], "f")
         out.append(Param(name, tuple(inside.split(", ")), kind, values if values not in ("", "bool") else "data"))
     return tuple(out)
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from programs import Case, listed
+from test_properties import check
 
 import moa
 from moa.oracle import evaluate, oracle
-from moa.text import MoaError
 
 PARAMETERS = "I: int[n, d], J: int[d, m], k: int[n], p: bool[n], X[n, d], Q[n, d], K[m, d], W[m, d], V[d, m], F[n, m]"
 EXPRESSIONS = (
@@ -88,13 +89,46 @@ def test_a_kernel_has_the_values_of_the_oracle(expression: str, dtype: str) -> N
                 assert np.array_equal(a, b)
 
 
-STEPS = (
-    "return maximum(s, x) + 1\n\ndef f(k: int[n]):\n    return fold(step, k, axis=0, init=0)\n",
-    "return s + x\n\ndef f(k: int[n]):\n    return scan(step, k, axis=0, init=0, exclusive=True)\n",
-)
+SCANS = {
+    "exclusive": ("def step(p, q):\n    return p + q\n", "scan(step, k, axis=0, identity=0, exclusive=True)"),
+    "backwards": ("def step(p, q):\n    return p + q\n", "scan(step, k, axis=0, identity=0, reverse=True)"),
+    "backwards, exclusive": (
+        "def step(p, q):\n    return maximum(p, q)\n",
+        "scan(step, k, axis=0, identity=-100, reverse=True, exclusive=True)",
+    ),
+    "a step": ("def step(s, x):\n    return (s * 31 + x) % 1000003\n", "scan(step, k, axis=1, init=7)"),
+    "a fold": ("def step(s, x):\n    return maximum(s, x) + 1\n", "fold(step, k, axis=0, init=-2)"),
+    "bits": ("def step(p, q):\n    return p | q\n", "scan(step, b, axis=0, identity=False)"),
+    "bits that count": ("def step(p, q):\n    return p + q\n", "scan(step, b, axis=0, identity=0)"),
+    "bits before": (
+        "def step(p, q):\n    return p & q\n",
+        "where(scan(step, b, axis=0, identity=True, exclusive=True), x, 0)",
+    ),
+    "floats decide": ("def step(s, y):\n    return where(y > 0, s + 1, 0)\n", "scan(step, x, axis=0, init=0)"),
+    "beside floats": (
+        "def step(s, y):\n    a, c = s\n    return a * 0.5 + y * c, c + 1\n",
+        "scan(step, x, axis=0, init=(zeros(size(x, 1)), 0))",
+    ),
+    "the place of the largest so far": (
+        "def step(p, q):\n    (v, i), (w, j) = p, q\n    return maximum(v, w), where(w > v, j, i)\n",
+        "scan(step, (x, k), axis=0, identity=(-inf, 0))",
+    ),
+    "two states of a fold": (
+        "def step(s, y):\n    a, c = s\n    a = maximum(a, 0) + y\n    return a, maximum(a, c)\n",
+        "fold(step, k, axis=0, init=(0, -1000))",
+    ),
+    "segments": (
+        "def step(p, q):\n    return p + q\n",
+        "softmax(where(cumsum(b[:, 0])[:, None] == cumsum(b[:, 0]), x @ x.T, -inf)) @ x",
+    ),
+}
 
 
-@pytest.mark.parametrize("text", STEPS)
-def test_steps_of_integers_are_refused(text: str) -> None:
-    with pytest.raises(MoaError, match="a scan of integers"):
-        moa.compile(f"def step(s, x):\n    {text}")
+@pytest.mark.parametrize("sizes", [{"n": 1, "m": 1}, {"n": 7, "m": 3}, {"n": 40, "m": 18}, {"n": 0, "m": 2}])
+@pytest.mark.parametrize("name", SCANS)
+def test_scans_of_integers_and_bits(name: str, sizes: dict[str, int]) -> None:
+    step, expression = SCANS[name]
+    text = f"{step}\ndef f(x[n, m], k: int[n, m], b: bool[n, m]):\n    return {expression}\n"
+    params = "x[n, m] k:int[n, m] b:bool[n, m]"
+    for seed in range(3):
+        check(Case(text, listed(params), sizes, "plain", seed), ("tiles", "loops", "llvm"))

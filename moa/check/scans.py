@@ -37,7 +37,7 @@ def _along(a: Arguments, keep: bool) -> Term:
     given = term if isinstance(term, tuple) else (term,)
     if not given:
         fail("type", f"{a.what('x')} is an empty tuple", a.place("x"), "give the arrays to go along")
-    xs = [b.number_kind(one_value(t, a.place("x"), a.what("x")), a.span) for t in given]
+    xs = [one_value(t, a.place("x"), a.what("x")) for t in given]
     axes = [a.axis(x, 0) for x in xs]
     for x, axis in zip(xs, axes, strict=True):
         extent, first = b.shape(x)[axis], b.shape(xs[0])[axes[0]]
@@ -75,7 +75,7 @@ def _associative(a: Arguments, f: FunctionTerm, xs: list[int], many: bool, axis:
     body = _body(a.caller, f, [(cells, many), (cells, many)], a.span)
     found = _results(body)
     if [k for _, k in found] != [k for _, k in cells] and len(found) == len(cells):
-        # the operator turns integers into floats: then its operands are floats
+        # the operator turns conditions into integers, or integers into floats: then its operands are such
         xs = [b.cast(x, k, a.span) for x, (_, k) in zip(xs, found, strict=True)]
         cells = _cells(b, xs, axis)
         body = _body(a.caller, f, [(cells, many), (cells, many)], a.span)
@@ -101,7 +101,7 @@ def _step(a: Arguments, f: FunctionTerm, xs: list[int], many: bool, axis: int, k
     term = a.terms["init"]
     states = isinstance(term, tuple)
     terms = term if isinstance(term, tuple) else (term,)
-    start = [b.number_kind(one_value(t, a.place("init"), a.what("init")), a.span) for t in terms]
+    start = [one_value(t, a.place("init"), a.what("init")) for t in terms]
     if not start:
         fail("type", f"{a.what('init')} is an empty tuple", a.place("init"), "give the state to begin with")
     cells = _cells(b, xs, axis)
@@ -113,9 +113,9 @@ def _step(a: Arguments, f: FunctionTerm, xs: list[int], many: bool, axis: int, k
         found = _results(body)
         if found == state or len(found) != len(state):
             break
-        # a scalar initial state takes the shape of the states, an integer one their kind
+        # a scalar initial state takes the shape of the states, one of a narrower kind theirs
         start = [
-            b.cast(b.fill(s, shape, a.span) if not b.shape(s) else s, kind if kind == "f" else b.kind(s), a.span)
+            b.cast(b.fill(s, shape, a.span) if not b.shape(s) else s, max(kind, b.kind(s), key="bif".index), a.span)
             for s, (shape, kind) in zip(start, found, strict=True)
         ]
     _same(found, state, f, a.span, "the state")
@@ -136,7 +136,7 @@ def _body(caller: Caller, f: FunctionTerm, arguments: list[tuple[list[Cell], boo
         args.append(numbers if many else numbers[0])
     out = caller.inside(b).call(f, args, span)
     outputs = out if isinstance(out, tuple) else (out,)
-    found = tuple(b.number_kind(one_value(t, span, f"a result of {f.name}"), span) for t in outputs)
+    found = tuple(one_value(t, span, f"a result of {f.name}") for t in outputs)
     for o in b.obligations.values():
         caller.b.require(o.relation, o.left, o.right, o.span, o.reason)
     b.obligations.clear()

@@ -254,7 +254,8 @@ class _Run:
             terms = [box.scalar(c) * x for c, x in zip(row, own, strict=True) if str(c) != "0"]
             out.append(self.full(box, sum(terms[1:], terms[0])))
         identity = OPERATORS[m.op].identity
-        return [np.where(own[0] == identity, own[0], x) for x in out] if np.isinf(identity) else out
+        infinite = isinstance(identity, float) and np.isinf(identity)
+        return [np.where(own[0] == identity, own[0], x) for x in out] if infinite else out
 
     def tile(self, f: Fold, states: States, span: Span, demanded: Demanded) -> States:
         """The states after one more tile: per member, its references, move, add."""

@@ -7,7 +7,7 @@ need from those after it (before it in an exclusive recurrence).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 def made(r: Recurrence) -> dict[str, tuple[Axis, ...]]:
     """The arrays that a recurrence leaves in memory, with their axes."""
     out = {e.name: e.outer for e in r.readers}
-    if r.keep or not r.readers:
-        out |= {c.name: r.kept(c) for c in r.components}
+    out |= {c.name: r.kept(c) for c in r.components if r.keep or not r.readers or c.dtype != "f"}
     return out
 
 
@@ -89,18 +88,27 @@ def run_recurrence(machine: _Run, r: Recurrence) -> dict[str, Array]:
     steps = machine.extent(extent)
     shapes = {n: tuple(machine.extent(e) for _, e in outer) for n, outer in made(r).items()}
     out = {n: np.full(shape, np.nan, machine.dtype) for n, shape in shapes.items()}
-    outside = dict(machine.arrays)
-    states = {c.state: _values(machine, c.outer, {}, c.start) for c in r.components}
+    integers = [c for c in r.components if c.dtype != "f"]
+    floats = [c for c in r.components if c.dtype == "f"]
+    out |= {c.name: np.zeros(shapes[c.name], np.int64) for c in integers}
+    outside = {**machine.arrays, **{c.name: out[c.name] for c in integers}}
+    machine.arrays = outside
+    states = {c.state: _values(machine, c.outer, {}, c.start) for c in floats}
+    for c in integers:
+        out[c.name][(slice(None),) * r.place + (0,)] = _values(machine, c.outer, {}, c.start, np.dtype(np.int64))
     for step in range(steps):
         at = {t: np.asarray(step)}
         place = steps - 1 - step if r.reverse else step
         machine.arrays = {**outside, **states}
         _maps(machine, r, at, [c.body for c in r.components])
-        new = {c.state: _values(machine, c.outer, at, c.body) for c in r.components}
+        new = {c.state: _values(machine, c.outer, at, c.body) for c in floats}
+        for c in integers:
+            value = _values(machine, c.outer, at, c.body, np.dtype(np.int64))
+            out[c.name][(slice(None),) * r.place + (step + 1,)] = value
         kept = states if r.exclusive else new
         machine.arrays = {**outside, **kept}
         if r.keep:
-            for c in r.components:
+            for c in floats:
                 out[c.name][(slice(None),) * r.place + (place,)] = kept[c.state]
         _maps(machine, r, at, [s for e in r.readers for _, s in e.pieces])
         for e in r.readers:
@@ -109,7 +117,7 @@ def run_recurrence(machine: _Run, r: Recurrence) -> dict[str, Array]:
         states = new
     machine.arrays = outside
     if not r.keep and not r.readers:
-        out = {c.name: states[c.state] for c in r.components}
+        out |= {c.name: states[c.state] for c in floats}
     machine.arrays |= out
     return out
 
@@ -153,6 +161,7 @@ def _box(machine: _Run, axes: tuple[Axis, ...], at: Mapping[str, Array]) -> Box:
     return Box({**found, **at}, machine.arrays, machine.params, np.ones(shape, bool), NO_REFS, machine.dtype)
 
 
-def _values(machine: _Run, outer: tuple[Axis, ...], at: Mapping[str, Array], s: Scalar) -> Array:
+def _values(machine: _Run, outer: tuple[Axis, ...], at: Mapping[str, Array], s: Scalar, dtype: Any = None) -> Array:
     box = _box(machine, outer, at)
-    return np.broadcast_to(np.asarray(box.scalar(s)), box.mask.shape).astype(machine.dtype)
+    values = box.scalar(s) if dtype is None else box.integer(s)
+    return np.broadcast_to(np.asarray(values), box.mask.shape).astype(dtype or machine.dtype)

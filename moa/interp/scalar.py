@@ -140,6 +140,19 @@ class Box:
             case _:
                 return OPERATORS[s.op].numpy(*(self.scalar(x) for x in s.args))
 
+    def integer(self, s: Scalar) -> Any:
+        """The values of a scalar that is an integer, exactly."""
+        match s.op:
+            case "lit":
+                return np.asarray(int(s.args[0]))
+            case "int":
+                return np.asarray(self.poly(s.args[0]))
+            case "select":
+                c = self.cond(s.args[0])
+                return np.where(c, self.under(c).integer(s.args[1]), self.under(~c).integer(s.args[2]))
+            case _:
+                return np.asarray(self.scalar(s)).astype(np.int64)
+
 
 NO_REFS: Refs = {}
 

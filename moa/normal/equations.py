@@ -108,12 +108,17 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One array of a Recurrence: `<name>#0` over `outer` is its state, kept as `name` with the axis at its place."""
+    """One array of a Recurrence: `<name>#0` over `outer` is its state, kept as `name` with the axis at its place.
+
+    dtype   "i" for integers (and bits, as 0 and 1): such a component is kept in order of its steps, the start before
+            them, and `body` reads the one before from there
+    """
 
     name: str
     outer: tuple[Axis, ...]
     start: Scalar
     body: Scalar
+    dtype: Kind = "f"
 
     @property
     def state(self) -> str:
@@ -143,6 +148,9 @@ class Recurrence:
 
     def kept(self, c: Component) -> tuple[Axis, ...]:
         """The axes of the array that is kept of a component."""
+        if c.dtype != "f":
+            t, extent = self.axis
+            return (*c.outer[: self.place], (t, extent + 1), *c.outer[self.place :])
         if not self.keep:
             return c.outer
         return (*c.outer[: self.place], self.axis, *c.outer[self.place :])

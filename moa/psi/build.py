@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moa import ir, poly
-from moa.ir import At, Gather, New, Program, Range, Scan, Value
+from moa.ir import At, Gather, New, Program, Range, Value
 from moa.normal import (
     TRUE,
     Axis,
@@ -172,8 +172,6 @@ class Builder:
                 return self.psi_argmax(value, args[0], index)
             case "argsort":
                 return self.psi_argsort(value, args[0], index)
-            case "scan" if (operator := running(value)) is not None:
-                return self.psi_running(operator, value, args[0], index)
             case "scan" | "part":
                 from moa.psi.scans import psi_scan
 
@@ -285,32 +283,11 @@ class Builder:
             kind: Kind = "i" if value.kind == "i" else "f"
             name = self.reduce(LOGICAL.get(op, op), x.shape[axis], axes, red, body, kind)
             self.reduced[value.number] = (name, value.shape)
-        return self.used(op, value, index)
-
-    def used(self, op: str, value: Value, index: Index) -> Element:
         element = self.use(value, index)
         if op in LOGICAL:
             assert isinstance(element, Scalar)
             return compare("gt", element, lit(0))
         return element
-
-    def psi_running(self, op: str, value: Value, x: Value, index: Index) -> Element:
-        """A scan of integers or conditions by an operator of the table: at each place a reduction of what is before."""
-        scan: Scan = value.attrs[0]
-        if value.number not in self.reduced:
-            axes, at = axes_of(value.shape)
-            red = free_name(axes)
-            frame, (here, *cell) = at[: scan.axis], at[scan.axis :]
-            there = const(0) if value.shape[scan.axis].as_int() == 1 else poly.var(red)
-            body = as_scalar(self.psi(x, self.on_axis("scan", scan.axis, (*frame, *cell), there)))
-            reached = at_least_zero(there - here if scan.reverse else here - there)
-            identity = OPERATORS[LOGICAL.get(op, op)].identity
-            assert identity is not None
-            body = choose(reached, body, lit(identity))
-            kind: Kind = "i" if value.kind == "i" else "f"
-            name = self.reduce(LOGICAL.get(op, op), value.shape[scan.axis], axes, red, body, kind)
-            self.reduced[value.number] = (name, value.shape)
-        return self.used(op, value, index)
 
     def psi_matmul(self, value: Value, args: list[Value], index: Index) -> Element:
         a, b = args
@@ -382,18 +359,6 @@ def free_name(axes: tuple[Axis, ...]) -> str:
     """The name of the reduced variable: none of an equation's outer variables has it."""
     assert all(v != "j" for v, _ in axes)
     return "j"
-
-
-def running(value: Value) -> str | None:
-    """The operator of the table that a scan of integers or conditions applies, if it is one and every state is kept."""
-    scan: Scan = value.attrs[0]
-    body = scan.body
-    if scan.step or not scan.keep or scan.exclusive or value.kind == "f" or len(body.outputs) != 1:
-        return None
-    last = body.values[body.outputs[0]]
-    names = [body.values[a].attrs for a in last.args if body.values[a].op == "input"]
-    known = last.op in OPERATORS and OPERATORS[last.op].associative and OPERATORS[last.op].commutative
-    return last.op if known and sorted(names) == sorted((p.name,) for p in body.inputs) else None
 
 
 def content(outer: tuple[Axis, ...], red: str, domain: Cond, pieces: tuple[Piece, ...]) -> tuple[object, ...]:

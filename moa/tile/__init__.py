@@ -101,6 +101,7 @@ def parallel(r: Recurrence) -> tuple[Axis, ...]:
     first = r.components[0].outer
     out: list[Axis] = []
     states = {c.state: c.outer for c in r.components} | {e.name: e.outer for e in r.maps}
+    states |= {c.name: r.kept(c) for c in r.components if c.dtype != "f"}
     bodies = [c.body for c in r.components] + [s for x in (*r.maps, *r.readers) for _, s in x.pieces]
     for k, axis in enumerate(first):
         own = all(axis in outer for outer in states.values())

@@ -91,22 +91,31 @@ class PhaseBuilder(Statements):
                 if v not in self.axes:
                     self.axes[v] = TileAxis(v, "whole", e)
         states: list[Scalar] = []
-        for c in r.components:
+        floats = [c for c in r.components if c.dtype == "f"]
+        for c in floats:
             names = [v for v, _ in c.outer]
             axes = self.order((v for v in names if self.tiled(v)), None)
             self.tiles[c.state] = Tile(c.state, axes)
             self.states[c.state] = (c.state, tuple(names.index(v) for v in axes))
             states.append(load(c.state, as_index(axes)))
             self.emit(Map(states[-1], self.resolve(c.start, self.scope)), self.scope)
+        for c in r.components:
+            if c.dtype != "f":
+                at = tuple(const(0) if v == t else var(v) for v, _ in r.kept(c))
+                self.emit(Map(load(c.name, at), self.resolve(c.start, self.scope)), self.scope)
         body = Scope(self.scope, t)
         fresh: list[Scalar] = []
-        for c, state in zip(r.components, states, strict=True):
+        for c, state in zip(floats, states, strict=True):
             name = f"{c.state}.new"
             self.tiles[name] = Tile(name, self.tiles[c.state].axes)
             fresh.append(load(name, state.args[1]))
             self.emit(Map(fresh[-1], self.resolve(c.body, body)), body)
         position = extent - 1 - var(t) if r.reverse else var(t)
-        for c, state, new in zip(r.components, states, fresh, strict=True):
+        for c in r.components:
+            if c.dtype != "f":
+                at = tuple(var(v) + 1 if v == t else var(v) for v, _ in r.kept(c))
+                self.emit(Map(load(c.name, at), self.resolve(c.body, body)), body)
+        for c, state, new in zip(floats, states, fresh, strict=True):
             if r.keep:
                 at = tuple(position if v == t else var(v) for v, _ in r.kept(c))
                 self.emit(Map(load(c.name, at), state if r.exclusive else new), body)
@@ -118,7 +127,7 @@ class PhaseBuilder(Statements):
             self.readers(r, body)
         self.scope.out.append(Loop(t, const(0), extent, tuple(body.out), "full"))
         if not r.keep and not r.readers:
-            for c, state in zip(r.components, states, strict=True):
+            for c, state in zip(floats, states, strict=True):
                 self.emit(Map(load(c.name, as_index(v for v, _ in c.outer)), state), self.scope)
         return Phase(
             self.name, self.items, tuple(self.axes.values()), tuple(self.tiles.values()), tuple(self.scope.out)
