@@ -7,7 +7,7 @@ depends on sizes, so the choice is made when they are known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -15,15 +15,17 @@ from functools import partial
 from moa.laws.algebra import reads
 from moa.laws.assemble import in_order, reads_of
 from moa.laws.carry import Carried, carry, prefix
+from moa.laws.chunk import Chunked
 from moa.laws.inlining import Names, inlined
 from moa.laws.readers import with_recurrences
 from moa.laws.reading import Stays
 from moa.laws.reassociate import Reassociated, opens
 from moa.laws.sign import nonpositive_steps
+from moa.laws.split import conjuncts
 from moa.laws.table import LAWS
 from moa.naming import flops as scalar_flops
 from moa.naming import name
-from moa.normal import Axis, Cond, Eq, Fold, Normal, Recurrence, Scalar
+from moa.normal import TRUE, Axis, Cond, Eq, Fold, Normal, Recurrence, Scalar, both, loads
 from moa.ops import OPERATORS
 from moa.oracle import evaluate
 from moa.poly import Poly, const
@@ -32,7 +34,7 @@ from moa.stream import Report, stream_with_report
 from moa.tile import parallel
 
 MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
-SEQUENTIAL = 6  # an operation in a recurrence, in operations in a tile: its states go through the cache
+SEQUENTIAL = 3.5  # an operation in a recurrence, or in chunks, in operations in a tile: states go through the cache
 MARGIN = 0.8  # another form is taken where it costs less than this share of the form as written
 
 
@@ -43,8 +45,8 @@ class Form:
     name        "as written", or what made it: "open r0 in r1, r2; carry h0, h1 along i"
     streamed    the named system after the laws between reductions
     flops       floating-point operations, as a polynomial in sizes; a prefix domain counts as what it holds
-    sequential  those of them that stand in recurrences
-    sequences   how many recurrences can run at once: the extents along which their steps are independent
+    sequential  those of them that stand in recurrences, or in chunks
+    sequences   how many recurrences (or chunks) can run at once: the extents along which they are independent
     steps       the laws that made it, in order
     """
 
@@ -100,6 +102,9 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
             before = () if order.opened else out[0].steps
             carried = _with_arrays(carried, order.new)
             out.append(_form("; ".join(filter(None, (str(order), text))), carried, (*before, *own.steps)))
+        chunked = _chunked(order, trace)
+        if chunked is not None:
+            out.append(chunked)
         if len(out) >= MAX_FORMS:
             break
         for more in _orders(order, trace):
@@ -152,6 +157,7 @@ def _loads(e: Eq) -> list[str]:
 class _Order:
     """A system with some sums exchanged.
 
+    made      what the last exchange made of each reduction, and the system before it
     opened    (reduction, the sum that was opened in it), of all exchanges; the system follows from it
     new       the sums that exchanges made
     carried   those of them that are worth nothing unless they become recurrences
@@ -162,6 +168,8 @@ class _Order:
     new: frozenset[str]
     carried: frozenset[str]
     steps: tuple[Step, ...]
+    before: Normal | None = None
+    made: tuple[tuple[Eq, Reassociated], ...] = ()
 
     def __str__(self) -> str:
         inner = sorted({name for _, name in self.opened})
@@ -217,7 +225,54 @@ def _orders(order: _Order, trace: Trace) -> Iterator[_Order]:
             order.new | {x.inner.name for x in new.values()},
             order.carried | must,
             (*order.steps, *steps),
+            normal,
+            tuple((split[n], x) for n, x in new.items()),
         )
+
+
+def _chunked(order: _Order, trace: Trace) -> Form | None:
+    """The form of an order in which reductions over prefixes go by chunks of rows; None if there is none."""
+    if order.before is None:
+        return None
+    before = order.before
+    names = Names(before)
+    names.taken |= {c.name for r in before.recurrences for c in r.components}
+    falling = nonpositive_steps(before.recurrences)
+    steps: list[Step] = []
+    new: dict[str, tuple[Eq, ...]] = {}
+    states: list[Recurrence] = []
+    stored: list[str] = []
+    away: set[str] = set()
+    for e, made in order.made:
+        try:
+            found: Chunked = LAWS["chunk"].apply(e, made, falling, partial(_fresh, names))
+        except Stays as reason:
+            _refuse(trace, "chunk", e.name, str(reason))
+            continue
+        new[e.name] = (found.near, found.sums, found.far, found.whole)
+        states.append(found.states)
+        stored.append(found.sums.name)
+        away.add(found.far.name)
+        text = "; ".join(map(str, (found.near, found.sums, found.far)))
+        steps.append(Step("chunk", e.name, str(e), text, found.conditions, contract=LAWS["chunk"].contract))
+    if not new:
+        return None
+    others = {e.name: (x.inner, x.outer) for e, x in order.made if e.name not in new}
+    equations: list[Eq | Fold] = []
+    for y in before.equations:
+        equations += (new | others).get(y.name, (y,))
+    normal = replace(
+        before,
+        recurrences=(*before.recurrences, *states),
+        stored=(*before.stored, *stored),
+    )
+    normal = replace(normal, equations=_live(equations, normal))
+    own = Trace(steps=[*order.steps, *steps])
+    streamed = _with_arrays(streamed_beside(normal, own)[0], away)
+    _extend(trace, steps)
+    text = f"chunk {', '.join(new)}"
+    form = _form("; ".join(filter(None, (str(order), text))), streamed, tuple(own.steps))
+    return replace(form, sequential=form.flops, sequences=states[0].axis[1])
 
 
 def _live(equations: list[Eq | Fold], normal: Normal) -> tuple[Eq | Fold, ...]:
@@ -310,8 +365,9 @@ def _near(e: Eq | Fold) -> bool:
 def flops(normal: Normal) -> tuple[Poly, Poly]:
     """(floating-point operations of a streamed, named system; those of them in recurrences that `carry` made)."""
     total = sequential = const(0)
+    demanded = _demanded(normal)
     for e in normal.equations:
-        total = total + (_fold_flops(e) if isinstance(e, Fold) else _eq_flops(e))
+        total = total + (_fold_flops(e, demanded) if isinstance(e, Fold) else _eq_flops(e, demanded.get(e.name)))
     for r in normal.recurrences:
         own = _recurrence_flops(r)
         total = total + own
@@ -320,36 +376,104 @@ def flops(normal: Normal) -> tuple[Poly, Poly]:
     return total, sequential
 
 
-def _points(outer: tuple[Axis, ...], red: Axis | None = None, domain: Cond | None = None) -> Poly:
-    """The elements of a box, or of its part under a prefix domain."""
-    out = const(1)
-    for _, extent in outer:
-        out = out * extent
-    if red is None:
-        return out
-    for a in outer:
-        if domain is None or a[0] not in domain.vars() or a[1] != red[1]:
+Demand = tuple[int, int, Poly]  # of an array: the positions of two axes, and how many pairs along them are read
+
+
+def _demanded(normal: Normal) -> dict[str, Demand]:
+    """The arrays that are read only under one domain, with what it leaves of two of their axes."""
+    found: dict[str, set[Demand | None]] = {n: {None} for n in (*normal.outputs, *normal.stored)}
+    for r in normal.recurrences:
+        for s in (*(x for c in r.components for x in (c.start, c.body)), *(x for e in r.maps for _, x in e.pieces)):
+            found |= {a: {None} for a in reads(s)}
+
+    def read(s: Scalar, pairs: tuple[tuple[str, str, Poly], ...]) -> None:
+        for array, index in loads(s):
+            at = [p.as_var() for p in index]
+            kept: set[Demand | None] = {(at.index(i), at.index(j), n) for i, j, n in pairs if i in at and j in at}
+            found.setdefault(array, set()).update(kept or {None})
+
+    def visit(outer: tuple[Axis, ...], red: Axis | None, domain: Cond, scalars: Iterable[Scalar], own: str) -> None:
+        pairs = () if red is None else tuple((i, red[0], n) for i, n in _pairs(outer, red, domain))
+        mine = found.get(own, {None})
+        if not pairs and len(mine) == 1 and (limit := next(iter(mine))) is not None:
+            pairs = ((outer[limit[0]][0], outer[limit[1]][0], limit[2]),)
+        for s in scalars:
+            read(s, pairs)
+
+    for e in reversed(normal.equations):
+        if isinstance(e, Eq):
+            visit(e.outer, e.red, e.domain, [s for _, s in e.pieces], e.name)
             continue
+        for m in e.members:
+            visit(m.outer, e.axis, m.domain, [b for _, basis in m.pieces for b in basis], m.name)
+        for x in reversed(e.maps):
+            visit(x.outer, None, TRUE, [s for _, s in x.pieces], x.name)
+    single = {n: next(iter(d)) for n, d in found.items() if len(d) == 1}
+    return {n: d for n, d in single.items() if d is not None}
+
+
+def _pairs(outer: tuple[Axis, ...], red: Axis, domain: Cond) -> list[tuple[str, Poly]]:
+    """The outer axes that a domain ties to the reduced one, each with the number of pairs that are left."""
+    out = []
+    for a in outer:
+        tied = [c for c in conjuncts(domain) if {a[0], red[0]} <= c.vars()]
+        length = next((n for c in tied if (n := _block(c, a, red)) is not None), None)
+        rest = both(*(c for c in tied if _block(c, a, red) is None))
+        lag = None
         try:
-            strict = prefix(domain, a, red).strict
+            lag = 0 if rest.is_true else -1 if prefix(rest, a, red).strict else 1
         except Stays:
             continue
-        half = (red[1] - 1 if strict else red[1] + 1) * const(Fraction(1, 2))
-        return out * half
-    return out * red[1]
+        if length is None and (rest.is_true or a[1] != red[1]):
+            continue
+        if length is not None:
+            half = length if lag == 0 else (length + lag + 1) // 2
+            out.append((a[0], a[1] * half))
+        else:
+            out.append((a[0], a[1] * (red[1] + lag) * const(Fraction(1, 2))))
+    return out
 
 
-def _eq_flops(e: Eq) -> Poly:
+def _block(c: Cond, a: Axis, b: Axis) -> int | None:
+    """L where the condition says a // L == b // L."""
+    if c.op != "eq":
+        return None
+    atoms = [x for x in c.args[0].atoms() if x.kind == "div"]
+    if len(atoms) != 2 or {str(x.args[0]) for x in atoms} != {a[0], b[0]} or atoms[0].args[1] != atoms[1].args[1]:
+        return None
+    length: int | None = atoms[0].args[1].as_int()
+    return length
+
+
+def _points(outer: tuple[Axis, ...], red: Axis | None = None, domain: Cond = TRUE) -> Poly:
+    """The elements of a box, or of its part under a domain that leaves a known share."""
+    pairs = [] if red is None else _pairs(outer, red, domain)
+    row, out = (pairs[0][0], pairs[0][1]) if pairs else ("", const(1) if red is None else red[1])
+    for v, extent in outer:
+        if v != row:
+            out = out * extent
+    return out
+
+
+def _demanded_points(outer: tuple[Axis, ...], demand: Demand | None) -> Poly:
+    out = const(1) if demand is None else demand[2]
+    for k, (_, extent) in enumerate(outer):
+        if demand is None or k not in demand[:2]:
+            out = out * extent
+    return out
+
+
+def _eq_flops(e: Eq, demand: Demand | None) -> Poly:
     own = sum(scalar_flops(s) for _, s in e.pieces) + (OPERATORS[e.op].flops if e.op else 0)
+    if demand is not None:
+        return _demanded_points(e.outer, demand) * (const(1) if e.red is None else e.red[1]) * own
     return _points(e.outer, e.red, e.domain) * own
 
 
-def _fold_flops(f: Fold) -> Poly:
+def _fold_flops(f: Fold, demanded: Mapping[str, Demand]) -> Poly:
     total = const(0)
     for e in f.maps:
-        outer = tuple(a for a in e.outer if a[0] != f.axis[0])
-        inside = any(a[0] == f.axis[0] for a in e.outer)
-        total = total + _points(outer, f.axis if inside else None, f.domain) * scalar_flops(e.body)
+        total = total + _demanded_points(e.outer, demanded.get(e.name)) * scalar_flops(e.body)
     for m in f.members:
         own = sum(scalar_flops(b) for _, basis in m.pieces for b in basis)
         own += m.width * OPERATORS[m.op.removesuffix("_ref")].flops

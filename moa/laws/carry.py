@@ -115,7 +115,20 @@ def weighed(s: Scalar, p: Prefix, falling: Set[str]) -> tuple[Scalar, Weight | N
     falling   names of arrays that are proved not to grow along their axis
     Errors: Stays, naming what depends on the row in another way
     """
-    row, axis = p.row[0], p.axis[0]
+    value, op, exponent = parted(s, p.row[0])
+    value = rename(value, {p.axis[0]: var(p.row[0])})
+    if exponent is None:
+        return value, None
+    weight = _weight(op, exponent, p, falling)
+    start = lit(1) if not weight.start else apply(weight.op, rebuild(weight.start))
+    return apply("mul", start, value), weight
+
+
+def parted(s: Scalar, row: str) -> tuple[Scalar, str, Form | None]:
+    """A body as what is free of the row, and the exponential of what is not: its operator and exponent.
+
+    Errors: Stays, naming what depends on the row in another way
+    """
     coefficient, parts = factors(s)
     left = [f for f in parts if row not in f[0].vars()]
     tied = [f for f in parts if row in f[0].vars()]
@@ -125,16 +138,13 @@ def weighed(s: Scalar, p: Prefix, falling: Set[str]) -> tuple[Scalar, Weight | N
     ops = {x.op for x, _ in tied}
     if len(ops) > 1:
         raise Stays("exponentials of different bases")
-    value = rename(product(left, coefficient), {axis: var(row)})
     if not tied:
-        return value, None
+        return product(left, coefficient), "exp", None
     exponent = ZERO
     for x, k in tied:
         for _ in range(abs(k)):
             exponent = exponent + expand(x.args[0]) if k > 0 else exponent - expand(x.args[0])
-    weight = _weight(ops.pop(), exponent, p, falling)
-    start = lit(1) if not weight.start else apply(weight.op, rebuild(weight.start))
-    return apply("mul", start, value), weight
+    return product(left, coefficient), ops.pop(), exponent
 
 
 def _weight(op: str, exponent: Form, p: Prefix, falling: Set[str]) -> Weight:
@@ -204,8 +214,8 @@ def carry(e: Eq | Fold, falling: Set[str], fresh: Callable[[str], str]) -> Carri
     members: tuple[Member, ...] = (plain_member(e),) if isinstance(e, Eq) else e.members
     axis = e.red if isinstance(e, Eq) else e.axis
     assert axis is not None
-    row = _row(members[0], axis)
-    members = tuple(_along(m, _row(m, axis), row) for m in members)
+    row = row_of(members[0], axis)
+    members = tuple(_along(m, row_of(m, axis), row) for m in members)
     if len({prefix(m.domain, row, axis).strict for m in members}) != 1:
         raise Stays("its members have different domains")
     components: list[Component] = []
@@ -231,7 +241,7 @@ def carry(e: Eq | Fold, falling: Set[str], fresh: Callable[[str], str]) -> Carri
     return Carried(e.name, p, tuple(components), tuple(values), why, moved)
 
 
-def _row(m: Member, axis: Axis) -> Axis:
+def row_of(m: Member, axis: Axis) -> Axis:
     """The outer axis along which the domain of a member grows; conditions on other axes are the element's own."""
     tied = {v for c in conjuncts(m.domain) if axis[0] in c.vars() for v in c.vars()}
     rows: list[Axis] = []

@@ -193,8 +193,13 @@ class Statements(ABC):
         """The cheapest lane axis of a statement; `free`: the target may still put any of its axes last."""
         if target.args[0] in self.plan.memory and self.plan.memory[target.args[0]].kind != "f":
             return None  # integers are scalars
-        axes = [self.axes[v] for v in self.statement_axes(target, over)]
-        return choose_lane(axes, target, value, over, self.row, self.plan.strategy, free, self.packable)
+        names = self.statement_axes(target, over)
+
+        def reused(array: str, index: Index) -> bool:
+            return self.packable(array, index) and not set(names) <= {v for p in index for v in p.vars()}
+
+        axes = [self.axes[v] for v in names]
+        return choose_lane(axes, target, value, over, self.row, self.plan.strategy, free, reused)
 
     def statement_axes(self, target: Scalar, over: tuple[str, ...]) -> list[str]:
         """The tiled axes of a statement: those of its target in order, then the reduced ones."""
