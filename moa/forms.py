@@ -13,11 +13,11 @@ from fractions import Fraction
 from functools import partial
 
 from moa.laws.algebra import reads
-from moa.laws.assemble import in_order, reads_of
+from moa.laws.assemble import defines, in_order, reads_of
 from moa.laws.carry import Carried, carry, prefix
 from moa.laws.chunk import Chunked
 from moa.laws.inlining import Names, inlined
-from moa.laws.readers import with_recurrences
+from moa.laws.readers import apart, with_recurrences
 from moa.laws.reading import Stays
 from moa.laws.reassociate import Reassociated, opens
 from moa.laws.sign import nonpositive_steps
@@ -268,7 +268,9 @@ def _chunked(order: _Order, trace: Trace) -> Form | None:
     )
     normal = replace(normal, equations=_live(equations, normal))
     own = Trace(steps=[*order.steps, *steps])
-    streamed = _with_arrays(streamed_beside(normal, own)[0], away)
+    streamed = streamed_beside(normal, own)[0]
+    split = (apart(e) if away & set(defines(e)) else (e,) for e in streamed.equations)
+    streamed = _with_arrays(replace(streamed, equations=tuple(x for y in split for x in y)), away)
     _extend(trace, steps)
     text = f"chunk {', '.join(new)}"
     form = _form("; ".join(filter(None, (str(order), text))), streamed, tuple(own.steps))
