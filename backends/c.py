@@ -168,6 +168,8 @@ class Printer(Family):
 
     def load_vector(self, s: Op, kind: str, args: list[str]) -> str:
         element, aligned = s.attrs
+        if element in ("f16", "bf16") and self.dtype == "f32":
+            return f"MOA_FROM_{element.upper()}(MOA_VEC(moa_vu16, moa_{element}, {args[0]}, {args[1]}))"
         if element in ("f16", "bf16"):
             place = f"MOA_AT(moa_{element}, {args[0]}, ({args[1]}) + k_)"
             return f"MOA_EACH((moa_f)moa_from_{element}, {place})"

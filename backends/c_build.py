@@ -14,28 +14,35 @@ from pathlib import Path
 from typing import Any
 
 from moa.backends.c import print_c
+from moa.backends.llvm import host
 from moa.loops import Loops
 from moa.text import MoaError, printable
 
 FLAGS = ("-std=c11", "-O2", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-w")
 DEADLINE_S = 300
+SEARCHED = ("CPATH", "C_INCLUDE_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LIBRARY_PATH")
+"""Where the environment may tell a compiler to look for headers and for its own programs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
     """A loaded library. `phases` are the addresses of void entry(int64_t *, int64_t, int64_t, unsigned char *).
 
-    An address is valid as long as its Built lives; the file is gone once it is loaded.
+    An address is valid as long as its Built lives; the file is gone once it is loaded. `object_bytes` is that file,
+    `text` is empty if only it was kept.
     """
 
     phases: tuple[int, ...]
+    object_bytes: bytes
     text: str
     compiler: tuple[str, ...]
     flags: tuple[str, ...]
     library: Any = field(repr=False, compare=False)
 
     def assembly(self) -> str:
-        """The assembly text of the file (it is compiled once more)."""
+        """The assembly text of the file (it is compiled once more); empty if only its object was kept."""
+        if not self.text:
+            return ""
         with tempfile.TemporaryDirectory(prefix="moa-") as folder:
             out = Path(folder) / "kernel.s"
             compile_c(self.compiler, (*self.flags, "-S"), self.text, Path(folder), out)
@@ -91,10 +98,37 @@ def build(loops: Loops, flags: tuple[str, ...] = FLAGS, command: tuple[str, ...]
     with tempfile.TemporaryDirectory(prefix="moa-") as folder:  # 0700
         out = Path(folder) / "kernel.so"
         compile_c(command, flags, text, Path(folder), out)
+        code = out.read_bytes()
         library = ctypes.CDLL(str(out), mode=os.RTLD_NOW | os.RTLD_LOCAL)
-    phases = []
-    for k in range(len(loops.phases)):
-        address = ctypes.cast(getattr(library, f"moa_p{k}"), ctypes.c_void_p).value
-        assert address
-        phases.append(address)
-    return Built(tuple(phases), text, command, flags, library)
+    return Built(entries(library, len(loops.phases)), code, text, command, flags, library)
+
+
+def restored(object_bytes: bytes, phases: int) -> Built:
+    """What `build` made of loops with this many phases, from its library."""
+    with tempfile.TemporaryDirectory(prefix="moa-") as folder:  # 0700
+        out = Path(folder) / "kernel.so"
+        out.write_bytes(object_bytes)
+        library = ctypes.CDLL(str(out), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+    return Built(entries(library, phases), object_bytes, "", compiler(), FLAGS, library)
+
+
+def entries(library: ctypes.CDLL, phases: int) -> tuple[int, ...]:
+    """The addresses of the entries of a loaded library."""
+    found = [ctypes.cast(getattr(library, f"moa_p{k}"), ctypes.c_void_p).value for k in range(phases)]
+    return tuple(address for address in found if address)
+
+
+@cache
+def identity() -> str:
+    """All that decides what `build` makes of loops, apart from this package: compiler, flags, machine, environment.
+
+    Errors: MoaError if there is no compiler
+    """
+    command = compiler()
+    file = os.stat(command[0])
+    try:
+        told = subprocess.run([*command, "--version"], capture_output=True, timeout=DEADLINE_S).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        told = b""
+    searched = [f"{name}={os.environ.get(name, '')}" for name in SEARCHED]
+    return repr((host(), command, FLAGS, file.st_size, file.st_mtime_ns, told, searched))

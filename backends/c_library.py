@@ -21,6 +21,10 @@ from moa.poly import Poly
 from moa.tiles import Array, Tiles
 
 ELEMENTS: dict[Kind, str] = {"i": "int64_t", "b": "uint8_t"}
+SHORT_FLOATS = {
+    "bf16": "Floats in arrays are bfloat16: a uint16_t is the upper half of the bits of a float.",
+    "f16": "Floats in arrays are IEEE 754 binary16: a uint16_t is the bits of one.",
+}
 ERRORS = (
     ("NULL", "a pointer is NULL"),
     ("SIZE", "a size is negative or above 2147483647"),
@@ -47,6 +51,7 @@ class Given:
 class Interface:
     """What the functions of a library take.
 
+    dtype     what is computed in, and `stored` what floats are in arrays: elements of Loops
     name      of the library and its functions
     params    arrays and scalars in the order of the formula
     sizes     the sizes that are not fixed
@@ -57,6 +62,7 @@ class Interface:
 
     name: str
     dtype: str
+    stored: str
     params: tuple[Array | Given, ...]
     sizes: tuple[str, ...]
     outputs: tuple[Array, ...]
@@ -67,7 +73,7 @@ class Interface:
 
     @property
     def float(self) -> str:
-        return DTYPES[self.dtype]["FLOAT"]
+        return "uint16_t" if self.stored in SHORT_FLOATS else DTYPES[self.stored]["FLOAT"]
 
     @property
     def arrays(self) -> tuple[Array, ...]:
@@ -123,6 +129,7 @@ def header(x: Interface) -> str:
         comment(x.about), f"#ifndef {guard}", f"#define {guard}", "", "#include <stddef.h>", "#include <stdint.h>", "",
         "#ifdef __cplusplus", 'extern "C" {', "#endif", "",
         "enum {", f"    {n.upper()}_OK = 0,", *errors, "};", "",
+        *([comment(SHORT_FLOATS[x.stored]), ""] if x.stored in SHORT_FLOATS else []),
         "/* All arrays with strides in elements; the last stride of each is 1. */",
         f"typedef struct {n}_args {{", *(f"    {f};" for f in fields), f"}} {n}_args;", "",
         "/* The bytes of workspace for so many threads; 0 where the sizes are wrong. */",
@@ -146,7 +153,7 @@ def header(x: Interface) -> str:
 def source(x: Interface, widths: tuple[Width, ...], functions: Callable[[Width], str] | None = None) -> str:
     """NAME.c. `functions` gives the text of the Loops; without it they are printed as C."""
     out = [f'#include "{x.name}.h"', "", "#include <math.h>", "#if defined(_OPENMP)", "#include <omp.h>", "#endif", ""]
-    out += [scalars(x.dtype, short=False), HELPERS]
+    out += [scalars(x.dtype, short=x.stored in SHORT_FLOATS), HELPERS]
     out += ["#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__)",
             "#define MOA_WITH_AVX512 1", "#else", "#define MOA_WITH_AVX512 0", "#endif", ""]  # fmt: skip
     for k, w in enumerate(widths):
@@ -158,7 +165,7 @@ def source(x: Interface, widths: tuple[Width, ...], functions: Callable[[Width],
             out.append(print_functions(expand(w.lowered.loops), "moa", "static void"))
         else:
             out.append(functions(w))
-        out.append(packing(x, w))
+        out += [packing(x, w), entries(w)]
     out += ["#endif", ""] if len(widths) > 1 else []
     return "\n".join([*out, interface(x)])
 
@@ -198,7 +205,7 @@ def packing(x: Interface, w: Width) -> str:
     for k, array in enumerate(own):
         count = " * ".join(["1", *(f"(size_t){e.poly(p)}" for p in array.shape)])
         lines += [f"    at[{k}] = end; {comment(array.name)}",
-                  f"    end += ({count} * sizeof({x.element(array.kind)}) + 63) / 64 * 64;"]  # fmt: skip
+                  f"    end += ({count} * sizeof({ELEMENTS.get(array.kind, 'moa_f')}) + 63) / 64 * 64;"]  # fmt: skip
         offsets[array.name] = f"at[{k}]"
     lines += ["    return end;", "}", ""]
     lines += [f"static void moa_pack({args}, unsigned char *arrays, int64_t *slot)", "{"]
@@ -227,9 +234,13 @@ def packing(x: Interface, w: Width) -> str:
             case "host":
                 lines.append(f"    x = {e.scalar(hosts[s.name])};")
                 lines.append(f"    memcpy(&slot[{k}], &x, sizeof x);")
-    lines += ["}", "", "typedef void moa_entry(int64_t *, int64_t, int64_t, unsigned char *);"]
-    entries = ", ".join(f"moa_p{k}" for k in range(len(w.lowered.items)))
-    return "\n".join([*lines, f"static moa_entry *const moa_entries[MOA_PHASES] = {{{entries}}};", ""])
+    return "\n".join([*lines, "}", ""])
+
+
+def entries(w: Width) -> str:
+    names = ", ".join(f"moa_p{k}" for k in range(len(w.lowered.items)))
+    head = "typedef void moa_entry(int64_t *, int64_t, int64_t, unsigned char *);"
+    return f"{head}\nstatic moa_entry *const moa_entries[MOA_PHASES] = {{{names}}};\n"
 
 
 def interface(x: Interface) -> str:
@@ -254,7 +265,8 @@ def interface(x: Interface) -> str:
         "PARAMETERS": ", ".join(x.parameters()),
         "FILL": "\n    ".join([*fill, *point]),
         "CHECKSIZES": "\n    ".join(size_checks(x, e)),
-        "CHECKARRAYS": "\n    ".join(array_checks(x, e)),
+        "COUNT": COUNT,
+        "CHECKARRAYS": "\n    ".join([*array_checks(x, e), *index_checks(x, e)]),
         "MESSAGES": "\n    ".join(f'case {upper}_{name}: return "{text}";' for name, text in ERRORS),
     }
     text = INTERFACE
@@ -292,6 +304,11 @@ def array_checks(x: Interface, e: Expressions) -> list[str]:
         if a.shape:
             last = f"{c}_stride[{len(a.shape) - 1}] != 1"
             out.append(f"if ({last} && {e.poly(a.shape[-1])} > 1) return {upper}_STRIDE;")
+    return out
+
+
+def index_checks(x: Interface, e: Expressions) -> list[str]:
+    out = []
     for name, extent in x.indices:
         a = next(p for p in x.arrays if p.name == name)
         c, place = f"a->{x.names[name]}", []
@@ -299,11 +316,11 @@ def array_checks(x: Interface, e: Expressions) -> list[str]:
             out.append(f"{'    ' * k}for (int64_t i{k} = 0; i{k} < {e.poly(p)}; i{k}++)")
             place.append(f"i{k} * {c}_stride[{k}]")
         at = f"{c}[{' + '.join(place)}]"
-        out.append(f"{'    ' * len(a.shape)}if ({at} < 0 || {at} >= {e.poly(extent)}) return {upper}_INDEX;")
+        out.append(f"{'    ' * len(a.shape)}if ({at} < 0 || {at} >= {e.poly(extent)}) return {x.name.upper()}_INDEX;")
     return out
 
 
-INTERFACE = r"""/* the number of elements, -1 where it is above 2^56 or an extent is negative */
+COUNT = r"""/* the number of elements, -1 where it is above 2^56 or an extent is negative */
 __attribute__((unused)) static int64_t moa_count(int rank, const int64_t *extents)
 {
     int64_t total = 1;
@@ -316,7 +333,9 @@ __attribute__((unused)) static int64_t moa_count(int rank, const int64_t *extent
     }
     return empty ? 0 : total >= (int64_t)1 << 56 ? -1 : total;
 }
+"""
 
+INTERFACE = r"""@COUNT@
 static int moa_check_sizes(const @NAME@_args *a)
 {
     (void)a;

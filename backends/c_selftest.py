@@ -13,9 +13,10 @@ from moa.backends.c_scalars import HELPERS, Expressions
 from moa.backends.cfamily import comment
 from moa.interp.recurrence import in_order, made
 from moa.normal import Axis, Eq, Fold, Index, Normal, Recurrence
+from moa.ops import Kind
 from moa.poly import Poly
 
-TOLERANCE = {"f32": "2e-4", "f64": "1e-11"}
+TOLERANCE = {"f32": "2e-4", "f64": "1e-11", "bf16": "1e-2", "f16": "2e-3"}
 STARTS = {"add": "0.0", "mul": "1.0", "max": "(-INFINITY)", "min": "INFINITY", "or": "0.0", "and": "1.0"}
 JOINS = {"add": "r + x", "mul": "r * x", "max": "moa_maximum(r, x)", "min": "moa_minimum(r, x)",
          "or": "(r != 0 || x != 0)", "and": "(r != 0 && x != 0)"}  # fmt: skip
@@ -157,8 +158,8 @@ class Selftest:
         head = comment(f"The self-test of {x.name}: the formula by plain loops in double, beside the library.")
         scalars = [*x.sizes, *(s.name for s in x.scalars)]
         kinds = {s.name: s.kind for s in x.scalars}
-        out = [head, f'#include "{x.name}.h"', "", "#include <math.h>", "#include <stdio.h>", "#include <stdlib.h>", ""]
-        out += [HELPERS]
+        included = "".join(f"#include <{name}.h>\n" for name in ("math", "stdio", "stdlib", "string"))
+        out = [head, f'#include "{x.name}.h"', "", included, HELPERS]
         for s in scalars:
             out.append(f"static {'double' if kinds.get(s) == 'f' else 'int64_t'} s_{x.names[s]};")
         out.append("")
@@ -171,8 +172,9 @@ class Selftest:
             elif isinstance(q, Recurrence):
                 self.put(comment(str(q)).replace("\n", "\n    "))
                 self.recurrence(q)
-        out += ["static void evaluate(void)", "{", *self.lines, "}", "", FIXED.replace("TOLERANCE", TOLERANCE[x.dtype])]
-        out += self.test()
+        out += ["static void evaluate(void)", "{", *self.lines, "}", ""]
+        out += [FIXED.replace("TOLERANCE", TOLERANCE[x.stored])]
+        out += [FLOATS.get(x.stored, PLAIN.replace("FLOAT", x.float)), *self.test()]
         runs = []
         for given in sizes:
             values = [str(given[s]) if s in given else "0.5" for s in scalars]
@@ -227,9 +229,9 @@ class Selftest:
             if a in inputs:
                 k = self.numbers[a.name]
                 upto = self.e.poly(self.ranges[a.name]) if a.name in self.ranges else "0"
-                value = {"f": f"({x.float})next()", "b": "next() > 0", "i": f"whole({upto})"}[a.kind]
+                value = {"f": "stored(next())", "b": "next() > 0", "i": f"whole({upto})"}[a.kind]
                 cast = f"({x.element(a.kind)})({value})"
-                out.append(f"    for (int64_t k = 0; k < {shape}; k++) a{k}[k] = (double)({c}[k] = {cast});")
+                out.append(f"    for (int64_t k = 0; k < {shape}; k++) a{k}[k] = {read(f'({c}[k] = {cast})', a.kind)};")
         given = [f"x_{x.names[p.name]}" if p in x.arrays else f"s_{x.names[p.name]}" for p in x.params]
         given += [f"s_{x.names[s]}" for s in x.sizes] + [f"x_{x.names[a.name]}" for a in x.outputs]
         out += ["    evaluate();", f"    code = {x.name}({', '.join([*given, 'workspace', 'bytes'])});"]
@@ -237,9 +239,9 @@ class Selftest:
         for a in x.outputs:
             k, c = self.numbers[a.name], f"x_{x.names[a.name]}"
             shape = " * ".join(["1", *(self.e.poly(p) for p in a.shape)])
-            read = f"most = worse(most, &large, (double){c}[k], a{k}[k]);"
+            judge = f"most = worse(most, &large, {read(f'{c}[k]', a.kind)}, a{k}[k]);"
             out += ["    if (code == 0) {", "        double most = 0, large = 1;"]
-            out += [f"        for (int64_t k = 0; k < {shape}; k++) {read}"]
+            out += [f"        for (int64_t k = 0; k < {shape}; k++) {judge}"]
             out += [f'        if (!judged("{x.name}: {x.names[a.name]}", most, large)) bad = 1;', "    }"]
         for k in self.numbers.values():
             out.append(f"    free(a{k});")
@@ -247,6 +249,54 @@ class Selftest:
         out += ["    free(workspace);", "    return bad;", "}", ""]
         return out
 
+
+def read(text: str, kind: Kind) -> str:
+    """An element of an array as a double."""
+    return f"number({text})" if kind == "f" else f"(double){text}"
+
+
+PLAIN = r"""__attribute__((unused)) static FLOAT stored(double x) { return (FLOAT)x; }
+
+__attribute__((unused)) static double number(FLOAT x) { return (double)x; }
+"""
+
+FLOATS = {
+    "bf16": r"""/* the bits of a bfloat16 next to x, towards 0 */
+__attribute__((unused)) static uint16_t stored(double x)
+{
+    const float single = (float)x;
+    uint32_t bits;
+    memcpy(&bits, &single, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+__attribute__((unused)) static double number(uint16_t x)
+{
+    const uint32_t bits = (uint32_t)x << 16;
+    float single;
+    memcpy(&single, &bits, sizeof single);
+    return (double)single;
+}
+""",
+    "f16": r"""/* the bits of a binary16 next to x, towards 0; |x| <= 1, and 0 where it would be subnormal */
+__attribute__((unused)) static uint16_t stored(double x)
+{
+    int exponent;
+    const double part = frexp(fabs(x), &exponent);
+    const uint16_t sign = x < 0 ? 0x8000u : 0;
+    if (x == 0 || exponent < -13) return sign;
+    return (uint16_t)(sign | (uint16_t)((exponent + 14) << 10) | (uint16_t)(part * 2048.0 - 1024.0));
+}
+
+__attribute__((unused)) static double number(uint16_t x)
+{
+    const int exponent = x >> 10 & 31, part = x & 1023;
+    const double size = exponent ? ldexp(part + 1024.0, exponent - 25) : ldexp(part, -24);
+    const double value = exponent == 31 ? part ? NAN : INFINITY : size;
+    return x & 0x8000u ? -value : value;
+}
+""",
+}
 
 FIXED = r"""enum { THREADS = 2 };
 

@@ -30,7 +30,9 @@ SCALARS = r"""
 #endif
 #define MOA_HELPER static inline __attribute__((unused))
 #define MOA_NEST __attribute__((noinline))
+"""
 
+HELPERS = r"""
 typedef unsigned char *moa_p;
 typedef FLOAT moa_f;
 typedef INT moa_n;
@@ -103,10 +105,18 @@ MOA_HELPER uint16_t moa_to_bf16(moa_f x) {
     return (uint16_t)(x != x ? n >> 16 | 64u : (n + 32767u + (n >> 16 & 1u)) >> 16);
 }
 MOA_HELPER float moa_from_f16(uint16_t n) {
+#if defined(__CUDA_ARCH__)
+    float x;
+    __asm__("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(n));
+    return x;
+#elif defined(__F16C__) && !defined(__CUDACC__)
+    return _cvtsh_ss(n);
+#else
     const uint32_t sign = (uint32_t)(n & 0x8000u) << 16, rest = n & 0x7fffu;
     const uint32_t quiet = rest > 0x7c00u ? 0x400000u : 0;
     if (rest >= 0x7c00u) return moa_single(sign | 0x7f800000u | (rest & 0x3ffu) << 13 | quiet);
     return moa_single(sign | moa_single_bits(moa_single(rest << 13) * 0x1p112f));
+#endif
 }
 MOA_HELPER uint16_t moa_to_f16(moa_f x) {
     const uint32_t n = moa_single_bits(moa_odd(x)), size = n & 0x7fffffffu;
@@ -115,7 +125,7 @@ MOA_HELPER uint16_t moa_to_f16(moa_f x) {
     else if (size >= 0x47800000u) h = 0x7c00u;
     else if (size < 0x38800000u) h = moa_single_bits(moa_single(size) + 0.5f) - 0x3f000000u;
     else h = (size - 0x38000000u + 0xfffu + (size >> 13 & 1u)) >> 13;
-    return (uint16_t)(h | n >> 16 & 0x8000u);
+    return (uint16_t)(h | (n >> 16 & 0x8000u));
 }
 """
 """bf16 and f16 in memory."""
@@ -313,6 +323,23 @@ typedef moa_w moa_m;
     MOA_SELECT(small_, less_, n_); })
 """
 
+SHORT_VECTORS = r"""
+typedef uint16_t moa_vu16 __attribute__((vector_size(2 * WIDTH), aligned(2), may_alias));
+#define MOA_FROM_BF16(h) ((moa_v)(__builtin_convertvector(h, moa_x) << 16))
+#if defined(MOA_AVX512)
+#define MOA_FROM_F16(h) ((moa_v)_mm512_cvtph_ps((__m256i)(h)))
+#elif defined(__F16C__) && MOA_BYTES == 32
+#define MOA_FROM_F16(h) ((moa_v)_mm256_cvtph_ps((__m128i)(h)))
+#else
+#define MOA_FROM_F16(h) __extension__({ \
+    const moa_x all_ = __builtin_convertvector(h, moa_x), size_ = all_ & 0x7fffu, moved_ = size_ << 13; \
+    const moa_x finite_ = (moa_x)((moa_v)moved_ * 0x1p112f), quiet_ = (moa_x)(size_ > 0x7c00u) & 0x400000u; \
+    const moa_x large_ = (moa_x)(size_ >= 0x7c00u), sign_ = (all_ & 0x8000u) << 16; \
+    (moa_v)(sign_ | (large_ & (moved_ | 0x7f800000u | quiet_)) | (~large_ & finite_)); })
+#endif
+"""
+"""Loads of 16-bit floats as vectors of float."""
+
 AVX512 = "#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__)\n#define MOA_AVX512 1\n#endif\n"
 
 DTYPES = {
@@ -340,8 +367,12 @@ def filled(text: str, words: dict[str, str]) -> str:
 
 def scalars(dtype: str, short: bool) -> str:
     """Types and scalar helpers; `short` adds those of 16-bit floats."""
-    text = SCALARS + (SHORT if short else "")
-    return filled(text, DTYPES[dtype]).lstrip("\n")
+    return filled(SCALARS, DTYPES[dtype]).lstrip("\n") + helpers(dtype, short)
+
+
+def helpers(dtype: str, short: bool) -> str:
+    """The part of `scalars` that is the same in every language of the family, where MOA_HELPER is defined."""
+    return filled(HELPERS + (SHORT if short else ""), DTYPES[dtype])
 
 
 def vectors(dtype: str, width: int) -> str:
@@ -356,4 +387,5 @@ def vectors(dtype: str, width: int) -> str:
         "ALL_X": ", ".join(["x"] * width),
         "LANES": ", ".join(map(str, range(width))),
     }
-    return (AVX512 if size == 64 else "") + filled(VECTORS, words).lstrip("\n")
+    short = filled(SHORT_VECTORS, words) if dtype == "f32" else ""
+    return (AVX512 if size == 64 else "") + filled(VECTORS, words).lstrip("\n") + short

@@ -113,6 +113,7 @@ class Family:
     """Prints functions of one Loops; a language adds its types and its instructions on vectors."""
 
     types: dict[str, str]
+    words = "int64_t *"
 
     def __init__(self, loops: Loops, prefix: str = "moa") -> None:
         assert loops.width >= 1 and loops.width & (loops.width - 1) == 0, f"the width is {loops.width}"
@@ -141,7 +142,7 @@ class Family:
         params = [f"{self.types[p.type]} {p}" for p in f.params]
         if entry:
             self.packed = str(f.params[0])
-            params[0] = f"int64_t *{f.params[0]}"
+            params[0] = f"{self.words}{f.params[0]}"
         for p in f.params:
             self.unused(p)
         self.body(f.body)
@@ -240,6 +241,9 @@ class Family:
         result = s.result.type if s.result else ""
         if any(t in "vwm" for t in types + result):
             return self.vector(s, args, types)
+        return self.scalar(s, args, types, result)
+
+    def scalar(self, s: Op, args: list[str], types: str, result: str) -> str:
         if s.op in BINARY:
             return f"{args[0]} {BINARY[s.op]} {args[1]}"
         f = "f" if self.dtype == "f32" else ""

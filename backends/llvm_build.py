@@ -34,12 +34,33 @@ def build(loops: Loops, target: Target | None = None) -> Built:
     """Errors: AssertionError if a basic block is longer than BLOCK_CEILING, or if the text is not valid."""
     target = target or host()
     text = print_llvm(loops, target)
+    return load(emitted(text, target), names(len(loops.phases)), target, text)
+
+
+def emitted(text: str, target: Target) -> bytes:
+    """The object of a module."""
     code: bytes = machine(target).emit_object(parse(text))
-    return load(code, tuple(f"moa_p{k}" for k in range(len(loops.phases))), target, text)
+    return code
 
 
-def load(object_bytes: bytes, names: tuple[str, ...], target: Target, text: str = "") -> Built:
-    """The entries `names` of an object that `build` made for this machine."""
+def restored(object_bytes: bytes, phases: int) -> Built:
+    """What `build` made of loops with this many phases, from its object."""
+    return load(object_bytes, names(phases), host())
+
+
+def identity() -> str:
+    """All that decides what `build` makes of loops, apart from this package."""
+    import llvmlite.binding as llvm
+
+    return f"{host()} {llvm.llvm_version_info}"
+
+
+def names(phases: int) -> tuple[str, ...]:
+    return tuple(f"moa_p{k}" for k in range(phases))
+
+
+def load(object_bytes: bytes, entries: tuple[str, ...], target: Target, text: str = "") -> Built:
+    """The entries of an object that `emitted` made for this machine."""
     import llvmlite.binding as llvm
 
     empty = llvm.parse_assembly("")
@@ -47,8 +68,8 @@ def load(object_bytes: bytes, names: tuple[str, ...], target: Target, text: str 
     engine = llvm.create_mcjit_compiler(empty, machine(target))
     engine.add_object_file(llvm.ObjectFileRef.from_data(object_bytes))
     engine.finalize_object()
-    addresses = tuple(engine.get_function_address(n) for n in names)
-    assert all(addresses), f"the object lacks an entry of {names}"
+    addresses = tuple(engine.get_function_address(n) for n in entries)
+    assert all(addresses), f"the object lacks one of {entries}"
     return Built(addresses, object_bytes, text, target, engine)
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from moa.backends.llvm_halves import half_of_single, has_halves, single_of_half
 from moa.backends.llvm_text import MEMORY, Text, retype, splatted, suffix
 from moa.loops import ELEMENT_BYTES, Op
+
+
+def memory_type(t: Text, element: str) -> str:
+    """What an element is loaded as: bits where the target cannot convert it."""
+    return "i16" if element == "f16" and not has_halves(t.target) else MEMORY[element]
 
 
 def load(t: Text, s: Op, args: list[str]) -> str:
@@ -11,7 +17,8 @@ def load(t: Text, s: Op, args: list[str]) -> str:
     element, aligned = s.attrs
     kind = s.result.type
     lanes = t.width if kind in "vm" else 0
-    held = f"<{lanes} x {MEMORY[element]}>" if lanes else MEMORY[element]
+    one = memory_type(t, element)
+    held = f"<{lanes} x {one}>" if lanes else one
     align = ELEMENT_BYTES[element] * (lanes if lanes and aligned else 1)
     place = t.temp(f"getelementptr {MEMORY[element]}, ptr {args[0]}, i64 {args[1]}")
     if s.op == "load":
@@ -32,7 +39,10 @@ def convert_in(t: Text, text: str, element: str, kind: str, held: str) -> str:
                 return text
             return f"{'fpext' if element == 'f32' else 'fptrunc'} {held} {t.temp(text)} to {type_}"
         case "f16", ("f" | "v"):
-            single = f"fpext {held} {t.temp(text)} to {retype(held, 'float')}"
+            if has_halves(t.target):
+                single = f"fpext {held} {t.temp(text)} to {retype(held, 'float')}"
+            else:
+                single = single_of_half(t, text, held)
             return single if t.dtype == "f32" else widen(t, single, held, type_)
         case "bf16", ("f" | "v"):
             wide = retype(held, "i32")
@@ -60,7 +70,8 @@ def store(t: Text, s: Op, args: list[str]) -> str:
     element, aligned = s.attrs
     kind = s.args[2].type
     lanes = t.width if kind in "vm" else 0
-    held = f"<{lanes} x {MEMORY[element]}>" if lanes else MEMORY[element]
+    one = memory_type(t, element)
+    held = f"<{lanes} x {one}>" if lanes else one
     align = ELEMENT_BYTES[element] * (lanes if lanes and aligned else 1)
     place = t.temp(f"getelementptr {MEMORY[element]}, ptr {args[0]}, i64 {args[1]}")
     value = convert_out(t, args[2], element, kind, held)
@@ -81,6 +92,8 @@ def convert_out(t: Text, value: str, element: str, kind: str, held: str) -> str:
             return t.temp(f"{'fpext' if element == 'f64' else 'fptrunc'} {type_} {value} to {held}")
         case (("f16" | "bf16"), ("f" | "v")):
             single = value if t.dtype == "f32" else round_to_odd(t, value, type_, held)
+            if element == "f16" and not has_halves(t.target):
+                return half_of_single(t, single, held)
             if element == "f16":
                 return t.temp(f"fptrunc {retype(held, 'float')} {single} to {held}")
             return round_to_bf16(t, single, held)

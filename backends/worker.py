@@ -22,7 +22,8 @@ from functools import cache
 from typing import Any
 
 from moa.backends.llvm import Target, host
-from moa.backends.llvm_build import Built, load, machine, parse
+from moa.backends.llvm_build import Built, emitted, identity, load
+from moa.cache import keep, recalled
 
 SPINS = 2000
 MOST_THREADS = 256
@@ -420,7 +421,12 @@ def pool() -> Pool:
 
     target = host()
     found = all(llvm.address_of_symbol(s) for s in SYMBOLS)
-    code: bytes = machine(target).emit_object(parse(print_worker(target, found)))
+    text = print_worker(target, found)
+    parts = ("worker", identity(), text)
+    code = recalled(*parts)
+    if code is None:
+        code = emitted(text, target)
+        keep(code, *parts)
     built = load(code, ("moa_run", "moa_stop"), target)
     run: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(built.phases[0])
     stop: Any = ctypes.CFUNCTYPE(None)(built.phases[1])

@@ -1,4 +1,6 @@
-"""Where the time of the first call goes, stage by stage: cold (a new process, imports left out) and warm (once more).
+"""Where the time of the first call goes, stage by stage, imports left out.
+
+cold is a new process without a disk cache, warm the same once more, kept a new process that finds it in the cache.
 
     python benchmarks/compile_time.py [NAME ...] [--repeat 3] [--json FILE]
     python -m cProfile -s tottime benchmarks/compile_time.py --here causal      # one program, cold, in this process
@@ -12,8 +14,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,8 +73,11 @@ def decode(Q[..., n, dk], K[..., m, dk], V[..., m, dv]):
     ),
 }
 
+KINDS = ("cold", "warm", "kept")
 STAGES: tuple[tuple[str, str, str], ...] = (  # stage, module, function as the module calls it
-    ("parse", "moa.kernel", "read"),
+    ("parse", "moa.kept", "parse"),
+    ("parse", "moa.kept", "parse_expression"),
+    ("parse", "moa.check", "parse"),
     ("check", "moa.pipeline", "check"),
     ("normalise", "moa.pipeline", "normalise"),
     ("name", "moa.pipeline", "name"),
@@ -86,6 +93,9 @@ STAGES: tuple[tuple[str, str, str], ...] = (  # stage, module, function as the m
     ("verify", "moa.backends.llvm_build", "parse"),
     ("codegen", "moa.backends.llvm_build", "emitted"),
     ("load", "moa.backends.llvm_build", "load"),
+    ("cache", "moa.kept", "recalled"),
+    ("cache", "moa.kept", "from_json"),
+    ("cache", "moa.kept", "keep"),
     ("worker", "moa.backends.worker", "pool"),
 )
 
@@ -157,7 +167,7 @@ def once(name: str, watch: Stopwatch) -> dict[str, float]:
 def imports() -> None:
     """Loads what the first call would load."""
     names = [module for _, module, _ in STAGES]
-    for module in dict.fromkeys(["islpy", "llvmlite.binding", "moa.cost", *names]):
+    for module in dict.fromkeys(["islpy", "lark", "lark.indenter", "llvmlite.binding", "moa.cost", *names]):
         importlib.import_module(module)
 
 
@@ -166,6 +176,16 @@ def child(name: str) -> dict[str, dict[str, float]]:
     watch = Stopwatch()
     watch.attach()
     return {"cold": once(name, watch), "warm": once(name, watch)}
+
+
+def measured(name: str, repeat: int, env: dict[str, str]) -> list[dict[str, dict[str, float]]]:
+    """What each of some new processes tells."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--here", name]
+    runs = []
+    for _ in range(repeat):
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **env})
+        runs.append(json.loads(done.stdout.splitlines()[-1])[name])
+    return runs
 
 
 def main() -> None:
@@ -182,20 +202,20 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, float]]] = {}
     try:
         for n in names:
-            command = [sys.executable, str(Path(__file__).resolve()), "--here", n]
-            runs = []
-            for _ in range(o.repeat):
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                runs.append(json.loads(done.stdout.splitlines()[-1])[n])
+            runs = measured(n, o.repeat, {"MOA_CACHE": "0"})
+            with tempfile.TemporaryDirectory() as folder:
+                env = {"MOA_CACHE": "", "MOA_CACHE_DIR": folder}
+                filled = [{"kept": r["cold"]} for r in measured(n, 1 + o.repeat, env)[1:]]
             best = {kind: min((r[kind] for r in runs), key=lambda r: r["total"]) for kind in ("cold", "warm")}
+            best["kept"] = min((r["kept"] for r in filled), key=lambda r: r["total"])
             found[n] = best
-            print(f"{n}: cold {best['cold']['total']:.0f} ms, warm {best['warm']['total']:.0f} ms", file=sys.stderr)
+            print(f"{n}: " + ", ".join(f"{k} {best[k]['total']:.0f} ms" for k in KINDS), file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     stages = [*dict.fromkeys(s for s, _, _ in STAGES), "other", "total", "call"]
-    print(f"{'':10}" + "".join(f"{n + ' ' + kind:>16}" for n in found for kind in ("cold", "warm")))
+    print(f"{'':10}" + "".join(f"{n + ' ' + kind:>16}" for n in found for kind in KINDS))
     for s in stages:
-        row = [found[n][kind].get(s) for n in found for kind in ("cold", "warm")]
+        row = [found[n][kind].get(s) for n in found for kind in KINDS]
         if any(x is not None for x in row):
             print(f"{s:10}" + "".join(f"{'' if x is None else format(x, '.1f'):>16}" for x in row))
     if o.json is not None:

@@ -1,4 +1,4 @@
-"""One call of compiled code: reading arguments, packing them, handing the work items to threads."""
+"""One call of compiled code: packing arguments, making results, handing the work items to threads."""
 
 from __future__ import annotations
 
@@ -11,72 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moa.arrays import element_dtype, results
 from moa.interp.scalar import evaluate as scalar_value
-from moa.ops import Kind
 from moa.oracle import evaluate
-from moa.pipeline import Placed
-from moa.text import MoaError, printable
+from moa.pipeline import Packing
+from moa.storage import computed
 
 Array = NDArray[Any]
 PAGE = 4096
 KEPT_BYTES = 1 << 26  # scratch above this is given back after the call
-NUMPY_KINDS: dict[str, Any] = {"i": np.dtype(np.int64), "b": np.dtype(np.bool_)}
-
-
-class _Absent:
-    """The value of a parameter that was not given."""
-
-    def __repr__(self) -> str:
-        return "ABSENT"
-
-
-ABSENT = _Absent()
-
-
-def hashable(value: Any) -> bool:
-    return isinstance(value, np.ndarray) or getattr(type(value), "__hash__", None) is not None
-
-
-class Parameter:
-    """One parameter of a kernel: how a value given for it is read."""
-
-    def __init__(self, name: str, kind: Kind, array: bool, dtype: str) -> None:
-        self.name = name
-        self.kind = kind
-        self.array = array
-        self.dtype: Any = NUMPY_KINDS.get(kind, np.dtype(dtype)) if array else None
-
-    def read(self, value: Any) -> Any:
-        """The value as an aligned array of the kernel's dtype; scalars and wrong kinds are left to `bind`."""
-        if value is ABSENT or not self.array:
-            return value
-        if not isinstance(value, np.ndarray):
-            value = self.converted(value)
-        if self.kind == "f":
-            if value.dtype != self.dtype:
-                text = f"argument {self.name} is {value.dtype}, the kernel is compiled for {self.dtype}"
-                raise MoaError("argument", text, None, f"convert it, or compile with dtype={value.dtype.name!r}")
-            if not value.flags.aligned or any(s % value.itemsize for s in value.strides):
-                value = np.ascontiguousarray(value)
-        elif self.kind == "i" and value.dtype.kind in "iu":
-            if value.dtype == np.uint64 and value.size and int(value.max()) > np.iinfo(np.int64).max:
-                raise MoaError("argument", f"argument {self.name} holds {value.max()}, beyond 63 bits", None, "")
-            value = np.ascontiguousarray(value, dtype=np.int64)
-        elif self.kind == "b" and value.dtype.kind == "b":
-            value = np.ascontiguousarray(value)
-        return value
-
-    def converted(self, value: Any) -> Array:
-        """Lists and numbers become arrays of the wanted dtype, other arrays keep theirs."""
-        try:
-            array = np.asarray(value)
-            if array.dtype.kind == "O":
-                raise TypeError
-            foreign = hasattr(value, "__array_interface__") or hasattr(value, "__dlpack__")
-            return array if foreign else array.astype(self.dtype, casting="same_kind" if array.size else "unsafe")
-        except (ValueError, TypeError):
-            text = f"argument {self.name} of type {printable(type(value).__name__)} is not an array of numbers"
-            raise MoaError("argument", text, None, "pass a NumPy array") from None
 
 
 @dataclass(slots=True)
@@ -99,14 +42,37 @@ class Call:
 
     def run(self, values: list[Any]) -> Any:
         """The outputs for the values of the parameters."""
+        arrays = [np.empty(shape, dtype) for _, shape, dtype in self.made]
+        self.fill(values, arrays)
+        if len(self.order) == 1:
+            return arrays[self.order[0]]
+        return tuple(arrays[k] for k in self.order)
+
+    def run_into(self, values: list[Any], out: Any) -> Any:
+        """`out`, which holds the outputs: written in place where that is safe, else copied.
+
+        Errors: MoaError as `moa.arrays.results`
+        """
+        targets = results(out, [self.made[k][1:] for k in self.order])
+        arrays = [np.empty(shape, dtype) for _, shape, dtype in self.made]
+        read = [values[k] for _, k in self.inputs]
+        for k, target in zip(self.order, targets, strict=True):
+            plain = target.flags.c_contiguous and target.flags.aligned
+            if plain and not any(np.may_share_memory(target, x) for x in read):
+                arrays[k] = target
+        self.fill(values, arrays)
+        for k, target in zip(self.order, targets, strict=True):
+            if arrays[k] is not target:
+                target[...] = arrays[k]
+        return out
+
+    def fill(self, values: list[Any], arrays: list[Array]) -> None:
+        """Runs all phases: writes `arrays`, which are those of `made`."""
         packed = self.template.copy()
         for slot, k in self.inputs:
             packed[slot] = values[k].__array_interface__["data"][0]
-        arrays = []
-        for slot, shape, dtype in self.made:
-            array = np.empty(shape, dtype)
+        for (slot, _, _), array in zip(self.made, arrays, strict=True):
             packed[slot] = array.__array_interface__["data"][0]
-            arrays.append(array)
         workspace = scratch(self.scratch_bytes * self.threads)
         address = packed.__array_interface__["data"][0]
         jobs: list[int] = []
@@ -114,9 +80,6 @@ class Call:
             jobs += (entry, address, items, self.threads, workspace, self.scratch_bytes, 1)
         table = (ctypes.c_int64 * len(jobs))(*jobs)
         self.start(ctypes.addressof(table), len(self.entries))
-        if len(self.order) == 1:
-            return arrays[self.order[0]]
-        return tuple(arrays[k] for k in self.order)
 
 
 _kept = threading.local()
@@ -135,9 +98,8 @@ def scratch(size: int) -> int:
 
 
 def prepare(
-    placed: Placed,
+    packing: Packing,
     built: Any,
-    outputs: tuple[str, ...],
     order: Mapping[str, int],
     arrays: Mapping[str, Array],
     sizes: Mapping[str, int],
@@ -148,17 +110,17 @@ def prepare(
     """The plan of calls with these shapes, strides and scalars."""
     from moa.backends.worker import pool
 
-    params = {**params, "lowest": float(np.finfo(dtype).min)}
-    slots = placed.lowered.slots
+    params = {**params, "lowest": float(np.finfo(computed(dtype)).min)}
+    slots, outputs = packing.slots, packing.outputs
     template = np.zeros(max(len(slots), 1), np.int64)
     floats = template.view(np.float64)
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, Any] = {}
-    for a in placed.tiles.arrays:
+    for a in packing.arrays:
         shapes[a.name] = tuple(evaluate(e, sizes) for e in a.shape)
-        dtypes[a.name] = NUMPY_KINDS.get(a.kind, np.dtype(dtype))
+        dtypes[a.name] = element_dtype(a.kind, computed(dtype) if a.role == "workspace" else dtype)
     with np.errstate(all="ignore"):
-        hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in placed.tiles.hosts}
+        hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in packing.hosts}
     inputs: list[tuple[int, int]] = []
     made: dict[str, tuple[int, tuple[int, ...], Any]] = {}
     for k, s in enumerate(slots):
@@ -175,15 +137,15 @@ def prepare(
                 template[k] = sizes[s.name]
             case "host":
                 floats[k] = hosts[s.name]
-    names = [*outputs, *(n for n in made if n not in outputs)]
-    items = tuple(evaluate(p, sizes) for p in placed.lowered.items)
+    names = list(dict.fromkeys([*outputs, *made]))
+    items = tuple(evaluate(p, sizes) for p in packing.items)
     return Call(
         template,
         tuple(inputs),
-        tuple(made[n] for n in dict.fromkeys(names)),
-        tuple(list(dict.fromkeys(names)).index(n) for n in outputs),
+        tuple(made[n] for n in names),
+        tuple(names.index(n) for n in outputs),
         tuple(zip(built.phases, items, strict=True)),
-        evaluate(placed.lowered.scratch_bytes, sizes),
+        evaluate(packing.scratch_bytes, sizes),
         max(1, min(threads, max(items, default=1))),
         pool().run,
         built,

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from moa import ir
 from moa.backends.c import print_c
 from moa.backends.c_library import Given, Interface, Width, header, source
 from moa.backends.c_selftest import selftest
-from moa.backends.c_vectors import DTYPES
 from moa.backends.cfamily import mangled
 from moa.backends.llvm import Target, host, print_llvm
 from moa.backends.llvm_build import machine, parse
@@ -31,6 +31,7 @@ from moa.normal import Eq
 from moa.oracle import evaluate
 from moa.pipeline import Derivation, Placed, place, specialised
 from moa.poly import Atom, Poly, const
+from moa.storage import stated
 from moa.text import MoaError, printable
 from moa.tile import Strategy
 from moa.tiles import Array
@@ -53,20 +54,23 @@ def emit(
 
     Errors: MoaError of kind "argument", also where the folder holds something that was not emitted for this name
     """
-    if backend not in ("c", "llvm"):
-        raise MoaError("argument", f"nothing is emitted by `{printable(str(backend))}`", None, "choose c or llvm")
-    return write(Path(folder), Library(kernel, ranks, name, dict(sizes or {})).files(backend))
+    if backend not in ("c", "llvm", "cuda"):
+        raise MoaError("argument", f"nothing is emitted by `{printable(str(backend))}`", None, "choose c, llvm or cuda")
+    maker: type[Library] = import_module("moa.emit_cuda").CudaLibrary if backend == "cuda" else Library
+    return write(Path(folder), maker(kernel, ranks, name, dict(sizes or {})).files(backend))
 
 
 def c_text(kernel: Kernel) -> str:
     """The C text that is built for the variant that ran last, or would be for many rows."""
     for variant in reversed(kernel._variants.values()):
-        return str(variant.built.text)
+        return print_c(expand(variant.placed.lowered.loops))
     return print_c(expand(placed_for(kernel).lowered.loops))
 
 
 class Library:
     """One formula placed for emission."""
+
+    vector_bytes: tuple[int, ...] = VECTOR_BYTES
 
     def __init__(self, kernel: Kernel, ranks: int, name: str, sizes: Mapping[str, int]) -> None:
         self.kernel, self.dtype = kernel, kernel._element
@@ -87,7 +91,7 @@ class Library:
             self.derivation = replace(
                 self.derivation, streamed=chosen(self.derivation.forms, self.fixed).streamed
             )  # otherwise the form as written
-        self.widths = tuple(self.width(b) for b in VECTOR_BYTES)
+        self.widths = tuple(self.width(b) for b in self.vector_bytes)
         self.interface = self.made_interface()
 
     def width(self, vector_bytes: int) -> Width:
@@ -99,7 +103,7 @@ class Library:
         d, lanes = self.derivation, vector_bytes // ELEMENT_BYTES[self.dtype]
         strategy = Strategy(lanes, VECTORS * lanes, KEYS[self.dtype], 4, 4 if self.dtype == "f32" else 2)
         own = {p.name for p in d.program.inputs} | set(d.streamed.outputs) | _intermediates(d)
-        return place(d, strategy, self.dtype, self.fixed, frozenset(own))
+        return place(d, strategy, self.dtype, self.fixed, frozenset(own), self.kernel._stored)
 
     def replaced(self, p: Poly) -> Poly:
         def atom(a: Atom) -> Poly | None:
@@ -129,7 +133,7 @@ class Library:
             replace(o, left=self.replaced(o.left), right=self.replaced(o.right)) for o in program.obligations
         )
         return Interface(
-            self.name, self.loops_dtype, tuple(params), sizes, outputs, names, obligations,
+            self.name, self.loops_dtype, self.kernel._stored, tuple(params), sizes, outputs, names, obligations,
             tuple(self.indices()), self.about(),
         )  # fmt: skip
 
@@ -165,7 +169,7 @@ class Library:
         shapes = [f"{p.name}[{', '.join(map(str, p.shape))}]" if p.shape else p.name for p in d.program.inputs]
         laws = list(dict.fromkeys(s.law for s in d.trace.steps))
         lines = [f"{self.name}: made by {MADE_BY} from", "", *(f"    {t}" for t in formula(self.kernel._source)), ""]
-        lines += [f"{d.program.name}({', '.join(shapes)}) in {self.kernel.dtype}, arrays in row-major order"]
+        lines += [f"{d.program.name}({', '.join(shapes)}) in {stated(self.kernel.dtype)}, arrays in row-major order"]
         lines += [f"fixed: {', '.join(f'{k} = {v}' for k, v in sorted(self.fixed.items()))}"] if self.fixed else []
         lines += ["", "equations:", *(f"    {e}" for e in d.equations.equations), ""]
         lines += [f"laws: {', '.join(laws)}"] if laws else []
@@ -256,7 +260,7 @@ class Library:
             "scratch_bytes": {str(w.vector_bytes): str(w.lowered.scratch_bytes) for w in self.widths},
             "passes": list(c.passes),
             "equations": [str(e) for e in self.derivation.equations.equations if isinstance(e, Eq)],
-            "float": DTYPES[x.dtype]["FLOAT"],
+            "float": x.float,
             "files": files,
         }
         return json.dumps(data, indent=2) + "\n"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from typing import TypeVar
 
 from moa.laws.algebra import reads
 from moa.laws.assemble import defines, in_order, reads_of
@@ -39,23 +40,19 @@ MARGIN = 0.8  # another form is taken where it costs less than this share of the
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """One system for a program, and what it costs.
+class Outline:
+    """What is known of one system for a program before it is looked at: enough to choose.
 
     name        "as written", or what made it: "open r0 in r1, r2; carry h0, h1 along i"
-    streamed    the named system after the laws between reductions
     flops       floating-point operations, as a polynomial in sizes; a prefix domain counts as what it holds
     sequential  those of them that stand in recurrences, or in chunks
     sequences   how many recurrences (or chunks) can run at once: the extents along which they are independent
-    steps       the laws that made it, in order
     """
 
     name: str
-    streamed: Normal
     flops: Poly
     sequential: Poly
     sequences: Poly
-    steps: tuple[Step, ...]
 
     def cost(self, sizes: Mapping[str, int], threads: int = 1) -> float:
         """Operations of the busiest thread at these sizes, those of a recurrence weighted by SEQUENTIAL."""
@@ -64,12 +61,30 @@ class Form:
         side_by_side = max(1, min(threads, evaluate(self.sequences, sizes)))
         return others / threads + SEQUENTIAL * sequential / side_by_side
 
+
+@dataclass(frozen=True, slots=True)
+class Form(Outline):
+    """One system for a program, and what it costs.
+
+    streamed    the named system after the laws between reductions
+    steps       the laws that made it, in order
+    """
+
+    streamed: Normal
+    steps: tuple[Step, ...]
+
+    def outline(self) -> Outline:
+        return Outline(self.name, self.flops, self.sequential, self.sequences)
+
     def __str__(self) -> str:
         head = f"{self.name}: {self.flops} operations"
         return "\n".join((head, *(f"  {line}" for line in str(self.streamed).splitlines())))
 
 
-def chosen(forms: tuple[Form, ...], sizes: Mapping[str, int], threads: int = 1) -> Form:
+F = TypeVar("F", bound=Outline)
+
+
+def chosen(forms: tuple[F, ...], sizes: Mapping[str, int], threads: int = 1) -> F:
     """The form that costs least; the first one unless another one is clearly cheaper."""
     first, *others = forms
     if not others:
@@ -120,7 +135,7 @@ def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
     sequences = const(1)
     for _, extent in min(own, key=len, default=()):
         sequences = sequences * extent
-    return Form(text, named, total, sequential, sequences, steps)
+    return Form(text, total, sequential, sequences, named, steps)
 
 
 def _with_arrays(streamed: Normal, names: Set[str]) -> Normal:

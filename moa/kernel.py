@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,24 +15,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa import ir
-from moa.call import ABSENT, Call, Parameter, hashable, prepare
+from moa.arrays import ABSENT, Parameter, hashable, scalar_key
+from moa.call import Call, prepare
 from moa.forms import chosen
+from moa.kept import Front, Kept, Written, front_of
 from moa.loops import Element
 from moa.oracle import bind, evaluate
-from moa.parse import parse, parse_expression
-from moa.pipeline import LARGEST_SPECIALISED, Derivation, Placed, derive, place, row_extents, specialised_sizes
+from moa.pipeline import (
+    LARGEST_SPECIALISED,
+    Derivation,
+    Packing,
+    Placed,
+    derive,
+    packing,
+    place,
+    row_extents,
+    specialised_sizes,
+)
 from moa.poly import Poly
+from moa.storage import STORAGE, computed, numpy_dtype
 from moa.text import MoaError, printable
 from moa.tile import Strategy, tile
 
 Array = NDArray[Any]
-DTYPES: dict[str, Element] = {"float64": "f64", "float32": "f32"}
-BACKENDS = ("llvm", "c")
+DTYPES: dict[str, Element] = {dtype: STORAGE[computed(dtype)] for dtype in STORAGE}  # what is computed in
+BACKENDS = ("llvm", "c", "cuda")
 VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumulators
 KEYS = {"f64": 96, "f32": 192}
 MOST_CALLS = 256  # shapes whose plans are kept
 FEW_ROWS = 2  # up to this many rows, lanes along another axis cost less
 SINGLE_THREAD_FLOPS = 2_000_000  # below about 100 us on one thread, waking another costs more than it brings
+PLANNING = threading.RLock()  # one compilation at a time; a fork waits for it, so that none is cut off in the child
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=PLANNING.acquire, after_in_parent=PLANNING.release, after_in_child=PLANNING.release)
 
 
 def compile(
@@ -55,12 +72,13 @@ def compile(
         raise MoaError(
             "argument", f"kernels are not compiled for dtype `{printable(str(dtype))}`", None, f"choose {known}"
         )
-    parsed = read(source, shapes)
-    return Kernel(parsed, dtype, dict(sizes or {}), backend)
+    numpy_dtype(dtype)
+    made: type[Kernel] = _face("device").DeviceKernel if backend == "cuda" else Kernel
+    return made(read(source, shapes), dtype, dict(sizes or {}), backend)
 
 
-def read(source: str | os.PathLike[str], shapes: Mapping[str, str]) -> ir.Source:
-    """The parsed source: a path, a program text, or an expression."""
+def read(source: str | os.PathLike[str], shapes: Mapping[str, str]) -> Written:
+    """What was given: a path, a program text, or an expression."""
     if isinstance(source, os.PathLike) or (isinstance(source, str) and "\n" not in source and source.endswith(".moa")):
         path = Path(source)
         try:
@@ -72,40 +90,50 @@ def read(source: str | os.PathLike[str], shapes: Mapping[str, str]) -> ir.Source
             ) from None
         except UnicodeDecodeError:
             raise MoaError("argument", f"{printable(str(path))} is not UTF-8 text", None, "save it as UTF-8") from None
-        return parse(text, str(path))
+        return Written(text, str(path))
     if not isinstance(source, str):
         raise MoaError("argument", f"a program is text or a path, not {type(source).__name__}", None, "pass a str")
-    if shapes:
-        return parse_expression(source, "<expression>", dict(shapes))
-    return parse(source, "<program>")
+    for name, shape in shapes.items():
+        if not isinstance(shape, str):
+            text = f"the shape of {printable(name)} is a text, not {type(shape).__name__}"
+            raise MoaError("argument", text, None, 'list the axes: "... n dk"')
+    return Written(source, "<expression>" if shapes else "<program>", tuple(shapes.items()))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Variant:
-    """One compiled instance: what it was placed as, and its machine code."""
+    """One compiled instance: what its calls pack, its machine code, and what it was placed as, made when asked for."""
 
-    placed: Placed
+    ranks: int
+    form: str
+    packing: Packing
     built: Any
+    place: Callable[[], Placed]
+
+    @property
+    def placed(self) -> Placed:
+        return self.place()
 
 
 class Kernel:
     """A compiled formula. Call it with arrays in the order of its parameters, or by name; scalars by name."""
 
-    def __init__(self, source: ir.Source, dtype: str, sizes: dict[str, int], backend: str = "llvm") -> None:
-        self._source = source
+    def __init__(self, source: ir.Source | Written, dtype: str, sizes: dict[str, int], backend: str = "llvm") -> None:
+        self._given = source
+        self._kept = Kept(source if isinstance(source, Written) else None)
         self.backend = backend
         self.dtype = dtype
-        self._element = DTYPES[dtype]
+        self._element, self._stored = DTYPES[dtype], STORAGE[dtype]
         self._fixed = sizes
         self._derivations: dict[int, Derivation] = {}
         self._variants: dict[tuple[Any, ...], Variant] = {}
         self._row_extents: dict[Any, tuple[Poly, ...]] = {}
         self._calls: dict[tuple[Any, ...], Call] = {}
-        self._lead = _leading(source)
-        self.derivation = self._derive(0)
+        self._fronts: dict[int, Front] = {}
+        self._lead = dict(self._front(0).lead)
         self._parameters = tuple(
             Parameter(p.name, p.kind, bool(p.shape) or p.name in self._lead, dtype)
-            for p in self.derivation.program.inputs
+            for p in self._front(0).program.inputs
         )
         self._indexed = any(p.kind == "i" and p.array for p in self._parameters)
         unknown = [s for s in sizes if s not in self._names()]
@@ -115,16 +143,37 @@ class Kernel:
 
     @property
     def name(self) -> str:
-        return self.derivation.program.name
+        return self._front(0).program.name
+
+    @property
+    def derivation(self) -> Derivation:
+        """The way from the program to the streamed equations, `...` standing for no axes; made when first asked for."""
+        return self._derive(0)
+
+    @cached_property
+    def _source(self) -> ir.Source:
+        return self._given.parsed() if isinstance(self._given, Written) else self._given
 
     @property
     def passes(self) -> tuple[int, int]:
         """(before, after): the most traversals of one axis, as written and as compiled."""
-        return self.derivation.report.passes
+        return self._front(0).passes
 
     def explain(self, stage: str | None = None) -> str:
         """The whole way from the formula to this kernel as a page, or one representation on it: see `STAGES`."""
-        return str(_face("explain").explain(self, stage))
+        page: str = _face("explain").explain(self, stage)
+        return page
+
+    def picture(self, **sizes: Any) -> Any:
+        """Which tiles the kernel enters at these sizes, and which of them it tests (a `moa.explain.picture.Picture`).
+
+        Arrays of integers are given where the loops read their ends from data.
+        Errors: MoaError of kind "argument" where a value is missing or unfit
+        """
+        return _face("explain").picture_of(self, **sizes)
+
+    def _repr_html_(self) -> str:
+        return str(_face("explain").html_of(self))
 
     def source(self) -> str:
         """The text that is built for the variant that ran last."""
@@ -150,25 +199,39 @@ class Kernel:
         return _face("verify").verify(self)
 
     def _names(self) -> tuple[str, ...]:
-        program = self.derivation.program
+        program = self._front(0).program
         integers = tuple(p.name for p in program.inputs if p.kind == "i" and not p.shape)
         return (*program.sizes(), *integers)
 
     def _derive(self, ranks: int) -> Derivation:
-        if ranks not in self._derivations:
-            self._derivations[ranks] = derive(self._source, ranks)
-        return self._derivations[ranks]
+        with PLANNING:
+            if ranks not in self._derivations:
+                self._derivations[ranks] = derive(self._source, ranks)
+            return self._derivations[ranks]
+
+    def _front(self, ranks: int) -> Front:
+        """What calls need of the derivation for `ranks` axes, from the disk if it is there."""
+        if ranks not in self._fronts:
+            self._fronts[ranks] = self._kept.value(
+                Front, lambda: front_of(self._source, self._derive(ranks)), "front", str(ranks)
+            )
+        return self._fronts[ranks]
 
     # calling ------------------------------------------------------------------------------------------------------
 
-    def __call__(self, *arrays: Any, threads: int | None = None, **named: Any) -> Any:
+    def __call__(self, *arrays: Any, threads: int | None = None, out: Any = None, **named: Any) -> Any:
         """The outputs for arrays and scalars: one array, or a tuple of them where the formula returns several.
 
-        Arrays are NumPy arrays of the kernel's dtype with any strides. Results own their memory.
+        Arrays are NumPy arrays of the kernel's dtype with any strides, or what speaks DLPack on the CPU or
+        `__array_interface__`. Results are NumPy arrays that own their memory.
+
+        out  an array of the shape and dtype of the result, or a tuple of them, to be filled and returned. Results go
+             straight into C-contiguous memory that no argument shares, else by way of a temporary
         Errors: MoaError of kind "argument"
         """
         values = self._arguments(arrays, named)
-        return self._call(values, threads).run(values)
+        call = self._call(values, threads)
+        return call.run(values) if out is None else call.run_into(values, out)
 
     def _arguments(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
         """The value of each parameter in order, ABSENT where none was given."""
@@ -177,7 +240,8 @@ class Kernel:
             arrays = self._ordered(arrays, named)
         out = []
         for p, v in zip(params, arrays, strict=True):
-            simple = type(v) is np.ndarray and v.dtype is p.dtype and v.flags.c_contiguous and v.flags.aligned
+            plain = type(v) is np.ndarray and v.dtype is p.dtype and v.shape
+            simple = plain and (flags := v.flags).c_contiguous and flags.aligned
             out.append(v if simple else p.read(v))
         return out
 
@@ -197,7 +261,7 @@ class Kernel:
         return tuple(given.get(n, ABSENT) for n in names)
 
     def _call(self, values: list[Any], threads: int | None) -> Call:
-        key = (tuple((v.shape, v.strides) if isinstance(v, np.ndarray) else v for v in values), threads)
+        key = (tuple([(v.shape, v.strides) if isinstance(v, np.ndarray) else scalar_key(v) for v in values]), threads)
         try:
             call = self._calls.get(key)
         except TypeError:
@@ -205,15 +269,20 @@ class Kernel:
             raise MoaError("argument", f"argument {bad.name} is not an array or a number", None, "") from None
         if call is not None and not self._indexed:
             return call
+        with PLANNING:
+            return self._planned(key, values, threads)
+
+    def _planned(self, key: tuple[Any, ...], values: list[Any], threads: int | None) -> Call:
+        """The plan of a call that has none yet, or that has to be checked."""
         given = {p.name: v for p, v in zip(self._parameters, values, strict=True) if v is not ABSENT}
-        derivation = self._derive(self._ranks({k: v for k, v in given.items() if isinstance(v, np.ndarray)}))
-        sizes = bind(derivation.program, given)  # where arrays hold indices, they are checked in every call
-        if call is not None:
-            return call
-        if len(self._calls) > MOST_CALLS:
-            self._calls.clear()
-        call = self._calls[key] = self._plan(derivation, given, sizes, threads)
-        return call
+        ranks = self._ranks({k: v for k, v in given.items() if isinstance(v, np.ndarray)})
+        front = self._front(ranks)
+        sizes = bind(front.program, given)  # where arrays hold indices, they are checked in every call
+        if key not in self._calls:
+            if len(self._calls) > MOST_CALLS:
+                self._calls.clear()
+            self._calls[key] = self._plan(ranks, front, given, sizes, threads)
+        return self._calls[key]
 
     def _ranks(self, arrays: Mapping[str, Array]) -> int:
         """How many axes `...` stands for in this call."""
@@ -228,8 +297,10 @@ class Kernel:
             found = (name, ranks)
         return 0 if found is None else found[1]
 
-    def _plan(self, derivation: Derivation, given: dict[str, Any], sizes: dict[str, int], threads: int | None) -> Call:
-        program = derivation.program
+    def _plan(
+        self, ranks: int, front: Front, given: dict[str, Any], sizes: dict[str, int], threads: int | None
+    ) -> Call:
+        program = front.program
         arrays = {k: v for k, v in given.items() if isinstance(v, np.ndarray) and v.ndim}
         unit = frozenset(k for k, v in arrays.items() if v.strides[-1] == v.itemsize or v.shape[-1] <= 1)
         fixed = {k: sizes[k] for k in specialised_sizes(program) if sizes[k] <= LARGEST_SPECIALISED}
@@ -237,56 +308,71 @@ class Kernel:
         count = default_threads() if threads is None else threads
         if count < 1:
             raise MoaError("argument", f"threads is {count}", None, "use at least one")
-        form = chosen(derivation.forms, sizes, count)
-        derivation = replace(derivation, streamed=form.streamed)
-        variant = self._variant(derivation, form.name, fixed, unit, sizes)
+        form = chosen(front.forms, sizes, count)
+        variant = self._variant(ranks, form.name, fixed, unit, sizes)
         params: dict[str, Any] = {p.name: given.get(p.name, p.default) for p in program.inputs if not p.shape}
         params = {k: float(v) for k, v in params.items() if v is not None} | sizes
         if threads is None and form.cost(sizes) < SINGLE_THREAD_FLOPS:
             count = 1
         order = {p.name: k for k, p in enumerate(self._parameters)}
-        return prepare(
-            variant.placed, variant.built, derivation.streamed.outputs, order, arrays, sizes, params, self.dtype, count
-        )
+        return prepare(variant.packing, variant.built, order, arrays, sizes, params, self.dtype, count)
 
     def _variant(
-        self, derivation: Derivation, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
+        self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
     ) -> Variant:
         """The instance for these sizes: the number of rows in a work item follows the rows there are."""
         from moa.backends.llvm import host
-        from moa.expand import expand
 
         width = host().width(self._element)
-        rows_there = self._rows(derivation, form, sizes, width)
+        rows_there = self._rows(ranks, form, sizes, width)
         vectors = min(VECTORS, -(-rows_there // width))
         vectors = {3: 4}.get(vectors, vectors)
         rows = 1 if rows_there <= FEW_ROWS else vectors * width
-        key = (derivation.program.inputs, form, tuple(sorted(fixed.items())), unit, rows)
+        key = (ranks, form, tuple(sorted(fixed.items())), unit, rows)
         if key not in self._variants:
             block = 4 * VECTORS // max(vectors, 1)
             strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), 4 if self._element == "f32" else 1)
-            outputs = frozenset(derivation.streamed.outputs)
-            placed = place(derivation, strategy, self._element, fixed, unit | outputs | _intermediates(derivation))
-            builder = import_module(f"moa.backends.{self.backend}_build")
-            self._variants[key] = Variant(placed, builder.build(expand(placed.lowered.loops)))
+            self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
         return self._variants[key]
 
-    def _rows(self, derivation: Derivation, form: str, sizes: Mapping[str, int], width: int) -> int:
+    def _compiled(
+        self, ranks: int, form: str, strategy: Strategy, fixed: dict[str, int], unit: frozenset[str]
+    ) -> Variant:
+        """The variant, from the disk if it is there: what it was placed as is then made only when asked for."""
+
+        @cache
+        def placed() -> Placed:
+            derivation = self._formed(ranks, form)
+            own = unit | frozenset(derivation.streamed.outputs) | _intermediates(derivation)
+            return place(derivation, strategy, self._element, fixed, own, self._stored)
+
+        def compiled() -> tuple[Packing, Any]:
+            from moa.expand import expand
+
+            builder = import_module(f"moa.backends.{self.backend}_build")
+            outputs = self._formed(ranks, form).streamed.outputs
+            return packing(placed(), outputs), builder.build(expand(placed().lowered.loops))
+
+        parts = (str(ranks), form, str(sorted(fixed.items())), str(sorted(unit)), str(strategy), self.dtype)
+        packed, built = self._kept.variant(self.backend, compiled, *parts)
+        return Variant(ranks, form, packed, built, placed)
+
+    def _formed(self, ranks: int, form: str) -> Derivation:
+        """The derivation with one of its forms, by name, as what is streamed."""
+        derivation = self._derive(ranks)
+        return replace(derivation, streamed=next(f for f in derivation.forms if f.name == form).streamed)
+
+    def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int) -> int:
         """The extent of the axis that work items tile."""
-        key = derivation.program.inputs, form
+        key = ranks, form
         if key not in self._row_extents:
-            tiles = tile(derivation.streamed, Strategy(width, VECTORS * width, KEYS[self._element]))
-            self._row_extents[key] = row_extents(tiles)
+            strategy = Strategy(width, VECTORS * width, KEYS[self._element])
+            self._row_extents[key] = self._kept.value(
+                tuple[Poly, ...],
+                lambda: row_extents(tile(self._formed(ranks, form).streamed, strategy)),
+                *("rows", str(ranks), form, str(strategy)),
+            )
         return max((evaluate(e, sizes) for e in self._row_extents[key]), default=1)
-
-
-def _leading(source: ir.Source) -> dict[str, int]:
-    """For each parameter with `...` in its shape: how many axes are written beside it."""
-    out: dict[str, int] = {}
-    for p in source.functions[-1].parameters:
-        if p.dims and any(isinstance(d, ir.Name) and d.name == "..." for d in p.dims):
-            out[p.name.name] = len(p.dims) - 1
-    return out
 
 
 def _intermediates(derivation: Derivation) -> frozenset[str]:

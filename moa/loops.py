@@ -30,6 +30,7 @@ Instructions (result type <- operand types):
     reduce                               f <- v     attrs (operator,): add mul max min maxn minn (NaN as fmax .. fminn);
                                                            lane i with lane i + width / 2, until one is left
     insert v<-v f, extract f<-v          attrs (lane,)
+    pick                                 f <- v i: the lane of that number, in a loop over lanes
     arg    i, f or p <- ()   attrs (slot,): slot of the packed arguments, 8 bytes each; f is
                                                            stored as a double
     offset                               p <- p i          attrs (element,): address plus i elements
@@ -38,6 +39,7 @@ Instructions (result type <- operand types):
     loadm                                v <- p i m        masked-off lanes are 0 and are not read
     store                                () <- p i x       attrs (element, aligned)
     storem                               () <- p i x m
+    barrier                              () <- (); all warps of the work item wait for one another: only in an entry
 
 Elements: f64 f32 bf16 f16 i64 u8. A float element is converted to the compute type on load and rounded to nearest
 even on store.
@@ -103,7 +105,11 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class For:
-    """for index in range(lo, hi, step), in order; step is positive. `hi` is exclusive; lo >= hi means no round."""
+    """for index in range(lo, hi, step), in order; step is positive. `hi` is exclusive; lo >= hi means no round.
+
+    on  where rounds may run at once: "warps": round k on warp k of the work item (nothing is carried, lo is 0, step 1);
+        "lanes": round k in lane k (lo is 0, hi the width, step 1; round k gives lane k of what is carried)
+    """
 
     index: Name
     lo: Arg
@@ -111,6 +117,7 @@ class For:
     step: Arg
     carried: tuple[Carried, ...]
     body: tuple[Stmt, ...]
+    on: Literal["", "warps", "lanes"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +179,8 @@ def body_text(body: tuple[Stmt, ...], depth: int) -> list[str]:
                 out.append(pad + str(s))
             case For():
                 names = "".join(f" {c.phi} = {c.first} then {c.next} as {c.result};" for c in s.carried)
-                out.append(f"{pad}for {s.index} in {s.lo} .. {s.hi} step {s.step}:{names}")
+                on = f" on {s.on}" if s.on else ""
+                out.append(f"{pad}for {s.index} in {s.lo} .. {s.hi} step {s.step}{on}:{names}")
                 out += body_text(s.body, depth + 1)
             case If():
                 names = "".join(f" {r} = {a} or {b};" for r, a, b in s.results)

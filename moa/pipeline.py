@@ -9,15 +9,15 @@ from moa import ir
 from moa.check import check
 from moa.forms import Form, forms_of, streamed_beside
 from moa.loops import Element
-from moa.lower import Lowered, lower
+from moa.lower import Lowered, Slot, lower
 from moa.naming import name
-from moa.normal import Eq, Fold, Normal, map_cond, map_scalar
+from moa.normal import Eq, Fold, Normal, Scalar, map_cond, map_scalar
 from moa.poly import Atom, Poly, const
 from moa.psi import normalise
 from moa.rewrite import Trace
 from moa.stream import Report
 from moa.tile import Strategy, tile
-from moa.tiles import Tiles
+from moa.tiles import Array, Tiles
 
 STAGES = ("program", "equations", "normal", "tiles", "loops", "source")
 
@@ -61,12 +61,40 @@ class Placed:
 
 
 def place(
-    derivation: Derivation, strategy: Strategy, dtype: Element, fixed: Mapping[str, int], unit: frozenset[str]
+    derivation: Derivation,
+    strategy: Strategy,
+    dtype: Element,
+    fixed: Mapping[str, int],
+    unit: frozenset[str],
+    stored: Element | None = None,
 ) -> Placed:
-    """Tiles and loops; `fixed` sizes are literals in them, arrays in `unit` are contiguous along their last axis."""
+    """Tiles and loops; `fixed` sizes are literals in them, arrays in `unit` are contiguous along their last axis.
+
+    stored  the element type of float inputs and outputs, if it is not `dtype`
+    """
     tiles = tile(specialised(derivation.streamed, fixed), strategy)
     rows = {p.name: next((a.name for a in p.axes if a.role == "item" and a.step > 1), None) for p in tiles.phases}
-    return Placed(strategy, tiles, lower(tiles, dtype, strategy.width, rows, unit))
+    return Placed(strategy, tiles, lower(tiles, dtype, strategy.width, rows, unit, strategy.warps, stored))
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """What a call needs of a placed variant: what it passes, and what it makes.
+
+    outputs  the array returned at each place
+    """
+
+    slots: tuple[Slot, ...]
+    arrays: tuple[Array, ...]
+    hosts: tuple[tuple[str, Scalar], ...]
+    items: tuple[Poly, ...]
+    scratch_bytes: Poly
+    outputs: tuple[str, ...]
+
+
+def packing(placed: Placed, outputs: tuple[str, ...]) -> Packing:
+    tiles, lowered = placed.tiles, placed.lowered
+    return Packing(lowered.slots, tiles.arrays, tiles.hosts, lowered.items, lowered.scratch_bytes, outputs)
 
 
 def row_extents(tiles: Tiles) -> tuple[Poly, ...]:

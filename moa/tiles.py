@@ -39,11 +39,15 @@ class TileAxis:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """space "scratch": workspace of the thread; "block": lives inside one nest only. The last axis is contiguous."""
+    """The last axis is contiguous.
+
+    space  "scratch": workspace of the thread; "block": lives inside one nest only; "staged": scratch that holds an
+           operand from its copying to its last use in the same body, and may be another tile's elsewhere
+    """
 
     name: str
     axes: tuple[str, ...]
-    space: Literal["scratch", "block"] = "scratch"
+    space: Literal["scratch", "block", "staged"] = "scratch"
 
 
 @dataclass(frozen=True, slots=True)

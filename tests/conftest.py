@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,15 @@ class Golden(str):
         return not self == other
 
     __hash__ = str.__hash__
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from the cache of the user, and nothing is kept between tests: a test says so if it wants to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOA_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MOA_CACHE", "0")
+        yield
 
 
 @pytest.fixture

@@ -142,6 +142,7 @@ def kernel_of(text: str, form: int, ranks: int = 0) -> moa.Kernel:
     kernel = moa.compile(text)
     d = kernel._derive(ranks)
     kernel._derivations[ranks] = replace(d, forms=(d.forms[form],))
+    kernel._fronts.pop(ranks, None)  # it is made of the derivation
     return kernel
 
 

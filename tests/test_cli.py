@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import pty
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from moa import __main__ as entry
+from moa.cache import Cache
 from moa.cli import app
 from moa.kernel import Kernel
 from moa.verify import Check, Verification
@@ -23,6 +30,7 @@ from moa.verify import Check, Verification
 ROOT = Path(__file__).resolve().parent.parent
 ATTENTION = str(ROOT / "examples" / "attention.moa")
 CAUSAL = str(ROOT / "examples" / "causal.moa")
+COMMANDS = ("run", "explain", "verify", "cost", "emit", "laws", "ops", "cache")
 WINDOW = str(ROOT / "examples" / "window.moa")
 FORMULA = ("softmax(Q @ K.T) @ V", "--shape", "Q=n d", "--shape", "K=m d", "--shape", "V=m dv")
 
@@ -91,7 +99,7 @@ def test_explain() -> None:
     assert code == 0
     assert text.startswith("<expression>:1  expression(Q[n, d], K[m, d], V[m, dv]) -> [n, dv]  in float32\n")
     assert "{M, l, out} over j < m: 3 passes, 2 after defer, 1 after change of reference" in text
-    for stage, word in (("program", "matmul"), ("tiles", "phase"), ("loops", "fn "), ("source", "define ")):
+    for stage, word in (("program", "@ V"), ("tiles", "phase"), ("loops", "fn "), ("source", "define ")):
         code, text, _ = moa("explain", CAUSAL, "--stage", stage)
         assert code == 0 and word in text
 
@@ -132,8 +140,137 @@ def test_help() -> None:
     assert code == 0
     assert "moa run examples/attention.moa Q=q.npy K=data.npz:K V=data.npz:V --out out.npz\n" in text
     assert "Exit status: 0 fine, 1 a check failed, 2 a mistake" in text
-    for command in ("run", "explain", "verify", "cost", "laws", "ops"):
-        assert moa(command, "--help")[0] == 0
+    for command in COMMANDS:
+        code, text, _ = moa(command, "--help")
+        examples = [line.split() for line in text.splitlines() if line.startswith(f"    moa {command}")]
+        assert code == 0 and len(examples) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["run", "explain", "verify", "cost", "emit", "laws", "ops"])
+def test_the_examples_of_the_help_work(command: str, tmp_path: Path) -> None:
+    _, text, _ = moa(command, "--help")
+    words = next(line.split()[1:] for line in text.splitlines() if line.startswith(f"    moa {command}"))
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    found = subprocess.run([sys.executable, "-m", "moa", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+# JSON ----------------------------------------------------------------------------------------------------------------
+
+
+def told(*words: str, code: int = 0) -> dict[str, Any]:
+    """The object that a command prints with --json: one, of printable ASCII, and nothing beside it."""
+    found, text, errors = moa(*words, "--json")
+    assert (found, errors) == (code, ""), text + errors
+    assert all(c == "\n" or " " <= c <= "~" for c in text)
+    out: dict[str, Any] = json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
+    return out
+
+
+def test_json_of_run(tmp_path: Path) -> None:
+    sizes = ("--size", "n=70", "--size", "dk=8", "--size", "dv=8")
+    answer = told("run", WINDOW, "w=5", *sizes, "--out", str(tmp_path / "x.npz"))
+    assert list(answer) == ["kernel", "dtype", "passes", "first_call_s", "call_s", "outputs", "file"]
+    assert answer["kernel"] == "window" and answer["passes"] == {"written": 3, "compiled": 1}
+    (out,) = answer["outputs"]
+    assert list(out) == ["name", "dtype", "shape", "min", "mean", "max", "not_finite"]
+    with np.load(answer["file"]) as file:
+        assert out["max"] == float(file["out"].max()) and out["shape"] == [70, 8]
+
+
+def test_json_of_results_that_are_not_finite() -> None:
+    answer = told("run", "X / 0, X > 9, sum(X, axis=0)", "--shape", "X=n", "--size", "n=3")
+    assert [o.get("not_finite") for o in answer["outputs"]] == [3, None, 0]
+    assert answer["outputs"][0]["min"] is None and answer["outputs"][1]["dtype"] == "bool"
+    assert told("run", "X", "--shape", "X=n", "--size", "n=0")["outputs"][0]["min"] is None
+
+
+def test_json_of_explain() -> None:
+    answer = told("explain", CAUSAL)
+    assert list(answer) == ["kernel", "dtype", "passes", "stage", "text", "equations", "laws", "refused"]
+    assert answer["stage"] is None and answer["text"] == moa("explain", CAUSAL)[1].removesuffix("\n")
+    assert {"defer", "repair"} & {x["law"] for x in answer["laws"]}
+    assert set(answer["laws"][0]) == {"law", "target", "before", "after", "contract", "conditions"}
+    assert "phase" in told("explain", CAUSAL, "--stage", "tiles")["text"]
+
+
+def test_json_of_cost() -> None:
+    answer = told("cost", ATTENTION, *(w for s in ["n=64", "m=64", "dk=8", "dv=8"] for w in ("--size", s)))
+    assert list(answer) == ["kernel", "sizes", "passes", "formulas", "values", "arrays"]
+    assert answer["values"]["compulsory_words"] == 4 * 64 * 8 and answer["sizes"]["n"] == 64
+    assert set(answer["formulas"]) == set(answer["values"])
+    assert told("cost", ATTENTION)["values"] is None
+
+
+def test_json_of_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = told("verify", "sum(X)", "--shape", "X=n m")
+    assert list(answer) == ["kernel", "ok", "checks"] and answer["ok"] is True
+    assert all(c["ok"] is True and c["name"] and c["detail"] for c in answer["checks"])
+    monkeypatch.setattr("moa.cli.check", lambda *_, **__: Verification(False, (Check("values", False, "3"),)))
+    assert told("verify", "sum(X)", "--shape", "X=n m", code=1)["ok"] is False
+
+
+def test_json_of_lists(tmp_path: Path) -> None:
+    assert {"name", "statement", "contract", "source", "how", "stage"} == set(told("laws")["laws"][0])
+    answer = told("ops")
+    found = {o["name"]: o for o in answer["operators"]}
+    assert found["max"]["identity"] == "-inf" and found["add"]["associative"] is True
+    assert {"name": "softmax", "parameters": ["x"]} in answer["prelude"] and answer["functions"]
+    files = told("emit", "X + X", "--shape", "X=n", "-o", str(tmp_path / "made"))["files"]
+    assert files and all(Path(f).is_file() for f in files)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("explain", "Q @", "--shape", "Q=n d"), {"kind": "syntax", "place": ("<expression>", 1, 4)}),
+        (("explain", "Q @ Q", "--shape", "Q=n d"), {"kind": "shape", "place": ("<expression>", 1, 1)}),
+        (("run", ATTENTION), {"kind": "argument", "place": None}),
+        (("run", "X", "--shape", "X=n", "--size", "n=3", "--out", "\x1b.txt"), {"kind": "argument", "place": None}),
+    ],
+)
+def test_mistakes_as_json(words: tuple[str, ...], error: dict[str, Any]) -> None:
+    found = told(*words, code=2)["error"]
+    assert list(found) == ["kind", "message", "place", "remedy"]
+    place = found["place"] and tuple(found["place"].values())
+    assert (found["kind"], place) == (error["kind"], error["place"])
+    assert found["message"] and (found["remedy"] or found["kind"] == "syntax")
+
+
+@pytest.mark.parametrize("words", [("nothing", "--json"), ("run", "--json", "--bogus"), ("cost", "--json")])
+def test_usage_errors_as_json(words: tuple[str, ...]) -> None:
+    found = shell(*words)
+    assert found.returncode == 2 and found.stderr == ""
+    assert json.loads(found.stdout)["error"]["kind"] == "usage"
+
+
+# The cache -----------------------------------------------------------------------------------------------------------
+
+
+def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOA_CACHE_DIR", str(tmp_path / "kept"))
+    store = Cache(tmp_path / "kept")
+    store.put("a" * 64, b"content")
+    held = store.usage().total_bytes
+    answer = told("cache")
+    assert answer == {
+        **{"folder": str(store.folder), "entries": 1, "bytes": held, "used": False},
+        "most_bytes": 256 << 20,
+    }
+    assert moa("cache")[1] == f"{store.folder}: 1 entries, {held} bytes; not used in this environment\n"
+    assert moa("cache", "clear")[1] == f"{store.folder}: removed 1 entries, {held} bytes\n"
+    assert told("cache", "clear") == {"folder": str(store.folder), "entries": 0, "bytes": 0}
+    monkeypatch.setenv("MOA_CACHE_SIZE", "x")
+    assert told("cache", code=2)["error"]["message"] == "MOA_CACHE_SIZE is `x`"
+
+
+def test_a_command_uses_the_cache(tmp_path: Path) -> None:
+    env = {**os.environ, "MOA_CACHE": "", "MOA_CACHE_DIR": str(tmp_path / "\x1b[31mkept")}
+    for _ in range(2):
+        assert shell("run", "X + X", "--shape", "X=n", "--size", "n=3", env=env).returncode == 0
+    found = shell("cache", env=env).stdout
+    assert "\x1b" not in found and " of at most 268,435,456" in found
 
 
 # Mistakes ------------------------------------------------------------------------------------------------------------
@@ -158,8 +295,15 @@ def test_help() -> None:
         (("run", "X", "--shape", "X=n", "--size", "n=-1"), "X would be -1"),
         (("run", "X", "--shape", "X=n", "--size", "n=999999999999"), "X would be 999999999999"),
         (("run", "X[i]", "--shape", "X=n", "--shape", "i=int m", "--size", "n=3", "--size", "m=2"), "no array for i"),
-        (("run", "X", "--shape", "X=n", "--size", "n=3", "--out", "x.txt"), "results are written to a .npz file"),
-        (("run", "X", "--shape", "X=n", "--size", "n=3", "--out", "/nowhere/x.npz"), "cannot be written"),
+        (
+            ("run", "X", "--shape", "X=n", "--size", "n=3", "--out", "x.txt"),
+            "results are written to a .npy or .npz",
+        ),
+        (("run", "X", "--shape", "X=n", "--size", "n=3", "--out", "/nowhere/x.npz"), "cannot be written: /nowhere"),
+        (
+            ("run", "X, X", "--shape", "X=n", "--size", "n=3", "--out", "x.npy"),
+            "would hold 2 results: out0, out1",
+        ),
         (("cost", ATTENTION, "--size", "n=3"), "no value for dk, m, dv"),
     ],
 )
@@ -239,7 +383,105 @@ def test_names_are_not_arguments_of_python() -> None:
         assert code == 0 and "out: float32[3]" in text
 
 
-# Pipes and signals ---------------------------------------------------------------------------------------------------
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_results_in_npy(tmp_path: Path) -> None:
+    out = tmp_path / "x.npy"
+    assert moa("run", "X + X", "--shape", "X=n", "--size", "n=3", "--out", str(out))[0] == 0
+    first = np.load(out)
+    out.chmod(0o640)
+    assert moa("run", "X + X", "--shape", "X=n", "--size", "n=5", "--out", str(out))[0] == 0
+    assert (first.shape, np.load(out).shape) == ((3,), (5,))
+    assert out.stat().st_mode & 0o777 == 0o640
+    assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "x.npz"
+    out.write_bytes(b"before")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    code, _, errors = moa("run", "X", "--shape", "X=n", "--size", "n=3", "--out", str(out))
+    assert code == 2 and "cannot be written: No space left on device" in errors
+    assert out.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+
+
+# Terminals, pipes and signals ----------------------------------------------------------------------------------------
+
+
+def in_terminal(*words: str, piped: bool = False, interrupt: bytes = b"", **env: str) -> tuple[int, str, str]:
+    """(exit code, what a terminal got, what a pipe got): errors go to the terminal, output too unless it is piped.
+
+    interrupt  the command is interrupted when the terminal has got this
+    """
+    ours, theirs = pty.openpty()
+    started = subprocess.Popen(
+        [sys.executable, "-m", "moa", *words],
+        stdin=theirs,
+        stdout=subprocess.PIPE if piped else theirs,
+        stderr=theirs,
+        cwd=ROOT,
+        env={**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm-256color", **env},
+    )
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            more = os.read(ours, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not more:
+            break
+        seen += more
+        if interrupt and interrupt in seen:
+            started.send_signal(signal.SIGINT)
+            interrupt = b""
+    got = started.stdout.read() if started.stdout is not None else b""
+    os.close(ours)
+    return started.wait(timeout=120), seen.decode(), got.decode()
+
+
+def test_colour_is_for_terminals() -> None:
+    code, seen, _ = in_terminal("laws")
+    assert code == 0 and "\x1b[1m" in seen and "\x1b[2m" in seen
+    code, seen, _ = in_terminal("laws", NO_COLOR="1")
+    assert code == 0 and not re.search(r"\x1b\[[0-9;]*[34][0-7]", seen)
+    _, _, got = in_terminal("laws", piped=True)
+    assert "\x1b" not in got and "defer" in got
+    _, seen, _ = in_terminal("laws", "--json")
+    assert json.loads(seen)["laws"]
+
+
+@pytest.mark.parametrize("words", [("verify", "sum(X)", "--shape", "X=n m")])
+def test_progress_is_for_terminals(words: tuple[str, ...]) -> None:
+    code, seen, got = in_terminal(*words, piped=True)
+    assert code == 0 and "compiling" in seen
+    assert "\x1b" not in got and "compiling" not in got and got.startswith("ok  ")
+    assert got == shell(*words).stdout
+    assert shell(*words).stderr == ""
+    code, seen, _ = in_terminal(*words)
+    assert code == 0 and "checks hold" in seen
+
+
+def test_an_interrupt_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loading(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "moa.cli", Loading("moa.cli"))
+    with pytest.raises(SystemExit) as stopped:
+        entry.main()
+    assert stopped.value.code == 130
+
+
+def test_an_interrupt_of_long_work() -> None:
+    code, seen, _ = in_terminal("verify", CAUSAL, interrupt=b"ok  ")
+    assert code == 130 and "Traceback" not in seen
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")  # the cursor is there again
 
 
 def test_piped_output_is_plain() -> None:
@@ -268,13 +510,6 @@ def test_an_interrupt() -> None:
     _, errors = started.communicate(timeout=120)
     assert started.returncode in (0, 130)
     assert "Traceback" not in errors
-
-
-def test_the_example_of_the_readme() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=ROOT)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.startswith("(8, 1000, 64) (3, 1)\n<expression>:1  expression(")
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def digest(loops: Loops) -> str:
 def test_golden(name: str, stage: str, golden: Golden) -> None:
     k = compiled(name)
     text = page(name) if stage == "explain" else explain(k, stage, placed=placed_for(k, WIDTH))
-    assert text == golden(f"{stage}/{name}")
+    assert str(text) == golden(f"{stage}/{name}")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -23,10 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # fmt: off
 ORDER = [
-    "text", "poly", "ops", "ir", "parse", "check", "notation", "oracle", "rewrite", "normal",
-    "naming", "psi", "canonical", "domains", "laws", "stream", "tiles", "tile", "loops", "lower",
-    "lift", "expand", "interp", "cost", "measure", "backends", "forms", "pipeline", "call", "kernel",
-    "numerics", "verify", "explain", "emit", "cli",
+    "text", "cache", "markup", "poly", "ops", "ir", "parse", "check", "notation", "oracle", "rewrite", "normal",
+    "record", "naming", "psi", "canonical", "domains", "laws", "stream", "tiles", "tile", "loops", "lower",
+    "lift", "expand", "interp", "cost", "measure", "backends", "forms", "pipeline", "storage", "dlpack",
+    "arrays", "call", "kept", "kernel", "device_arrays", "device_call", "device",
+    "numerics", "verify", "explain", "emit", "emit_cuda", "answers", "files", "given", "terminal", "cli", "__main__",
 ]
 # fmt: on
 
@@ -178,7 +179,7 @@ def test_a_clone_installs(tmp_path: Path) -> None:
 
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = {module_of(p).replace(".", "/") + ("/__init__.py" if p.name == "__init__.py" else ".py") for p in SOURCES}
-    wanted |= {f"moa/grammar/{p.name}" for p in (ROOT / "grammar").iterdir() if p.suffix in (".lark", ".moa")}
+    wanted |= {f"moa/grammar/{p.name}" for p in (ROOT / "grammar").iterdir() if p.suffix in (".lark", ".moa", ".json")}
     assert wanted <= held, sorted(wanted - held)
 
     # what moa needs, from the environment of the tests
@@ -188,4 +189,4 @@ def test_a_clone_installs(tmp_path: Path) -> None:
     show += "print(*(p.name for p in r.files('moa.grammar').iterdir()))"
     where, data = run(python, "-c", show).splitlines()
     assert Path(where).is_relative_to(fresh)
-    assert {p.name for p in (ROOT / "grammar").iterdir() if p.suffix in (".lark", ".moa")} <= set(data.split())
+    assert {p.name for p in (ROOT / "grammar").iterdir() if p.suffix in (".lark", ".moa", ".json")} <= set(data.split())

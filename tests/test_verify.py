@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from formulas import PROGRAMS
 
 import moa
 import moa.verify as verify_module
 from moa.kernel import Kernel
-from moa.normal import Member, lit
+from moa.laws.table import LAWS
+from moa.normal import Member, apply, lit
 from moa.text import MoaError
-from moa.verify import Check, Verification, laws, satisfied, scenarios, verify
+from moa.verify import Check, Verification, in_chunks, laws, satisfied, scenarios, small, systems, verify
 
 ATTENTION = "def f(Q[n, d], K[m, d], V[m, c]):\n    return softmax(Q @ K.T / sqrt(d)) @ V\n"
 CAUSAL = """def f(Q[n, d], K[n, d], V[n, c]):
@@ -166,3 +168,32 @@ def test_a_condition_of_the_trace_that_is_false_is_seen() -> None:
 def test_a_verification_reads_as_text() -> None:
     found = Verification(False, (Check("a", True, "fine"), Check("b", False, "1 is not 2")))
     assert str(found) == "ok   a: fine\nFAIL b: 1 is not 2\n1 of 2 checks FAIL"
+
+
+@pytest.mark.parametrize("law", ["carry", "chunk", "reassociate"])
+def test_a_form_that_is_wrong_is_found(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The derivation of another form is not trusted: its equations are evaluated beside the oracle."""
+    right = LAWS[law]
+
+    def mutant(*args: Any, **options: Any) -> Any:
+        made = right.apply(*args, **options)
+        match law:
+            case "carry":
+                doubled = tuple(replace(c, body=apply("add", c.body, c.body)) for c in made.components)
+                return replace(made, components=doubled)
+            case "chunk":
+                return replace(made, far=replace(made.far, pieces=tuple((c, lit(0)) for c, _ in made.far.pieces)))
+        pieces = tuple((c, apply("add", s, s)) for c, s in made.outer.pieces)
+        return replace(made, outer=replace(made.outer, pieces=pieces))
+
+    assert all(c.ok for c in systems_of(moa.compile(PROGRAMS["causal linear"])))
+    monkeypatch.setitem(LAWS.laws, law, replace(right, apply=mutant))
+    assert not all(c.ok for c in systems_of(moa.compile(PROGRAMS["causal linear"])))
+
+
+def systems_of(kernel: moa.Kernel) -> list[Check]:
+    rng = np.random.default_rng(0)
+    derivation = kernel.derivation
+    given = small(derivation.program, {}, rng, "float64")
+    assert given is not None
+    return [*systems(derivation, given), *in_chunks(derivation, {}, rng)]

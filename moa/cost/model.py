@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moa.cost.arithmetic import flops
 from moa.cost.sums import Count, Sum, expression
 from moa.cost.traffic import Words, compulsory, streamed
+from moa.markup import table
 from moa.oracle import evaluate
 from moa.poly import Poly
 
@@ -104,8 +105,13 @@ class Cost:
                 return evaluate(self.scratch_bytes, sizes)
         raise AssertionError(f"a cost has no number {name}")
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
         at = ", ".join(f"{k} = {v}" for k, v in self.sizes)
+        return f"cost of {self.name}" + (f" at {at}" if at else "")
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(what, its value at the sizes given, its formula) for each line of the table."""
         rows: list[tuple[str, str, str]] = []
 
         def row(title: str, formula: Poly | Count) -> None:
@@ -122,9 +128,16 @@ class Cost:
         if self.intensity is not None:
             rows.append(("flop per word", f"{self.intensity:,.2f}", ""))
         rows.append(("passes", "", f"{self.passes[0]} -> {self.passes[1]}"))
+        return rows
+
+    def __str__(self) -> str:
+        rows = self.rows()
         widths = [max(len(r[k]) for r in rows) for k in (0, 1)]
         lines = [f"  {a:{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
-        return "\n".join([f"cost of {self.name}" + (f" at {at}" if at else ""), *lines])
+        return "\n".join([self.title, *lines])
+
+    def _repr_html_(self) -> str:
+        return table(self.title, ("", "value", "formula"), self.rows())
 
 
 def cost(derivation: Derivation, placed: Placed, **sizes: int) -> Cost:

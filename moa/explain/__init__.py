@@ -6,33 +6,41 @@ stages. The page renames index variables and arrays for the reader; the represen
 
 from __future__ import annotations
 
+import math
+import operator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from moa import numerics
 from moa.cost import Cost, cost
 from moa.explain.fold import folds, recurrences
+from moa.explain.html import Page, kernel_markup, page_of
 from moa.explain.laws import contract, laws, refused
 from moa.explain.names import names_of
-from moa.explain.page import forms, formula, groups, head, laid_out, normal_form
+from moa.explain.page import forms, formula, groups, head, normal_form
+from moa.explain.panels import MOST_SIZE, needed, panels
+from moa.explain.picture import Picture
 from moa.explain.placed import kernel_lines
-from moa.explain.program import program_text
 from moa.explain.text import INDENT, WIDTH, wrapped
 from moa.forms import Form
 from moa.kernel import KEYS, VECTORS
 from moa.normal import Fold
+from moa.notation import program_text
 from moa.pipeline import STAGES, Derivation, Placed, place
+from moa.storage import computed, rounding, stated
 from moa.text import MoaError, printable
 from moa.tile import Strategy
 
 if TYPE_CHECKING:
     from moa.kernel import Kernel
 
-__all__ = ["cost_of", "error_bound", "explain", "placed_for", "program_text"]
+__all__ = ["cost_of", "error_bound", "explain", "html_of", "picture_of", "placed_for"]
 
 
-def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None = None) -> str:
-    """The page of a kernel, or one representation of it as text.
+def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None = None) -> Page:
+    """The page of a kernel, or one representation of it, as text that a notebook shows as HTML.
 
     stage   None for the page, or one of program, equations, normal, tiles, loops, source
     placed  what the lower part is about: by default the variant that ran last, else one for many rows
@@ -46,23 +54,23 @@ def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None =
         d, form = of_form(kernel.derivation, None)
     match stage:
         case "program":
-            return program_text(d.program)
+            return Page(program_text(d.program).rstrip())
         case "equations":
-            return str(d.equations)
+            return Page(str(d.equations))
         case "normal":
-            return str(d.streamed)
+            return Page(str(d.streamed))
     placed = placed or ran or placed_for(kernel)
     match stage:
         case "tiles":
-            return str(placed.tiles)
+            return Page(str(placed.tiles))
         case "loops":
-            return str(placed.lowered.loops)
+            return Page(str(placed.lowered.loops))
         case "source":
-            return source_of(placed)
+            return Page(source_of(placed))
     return page(kernel, d, form, placed)
 
 
-def page(kernel: Kernel, d: Derivation, form: Form, placed: Placed) -> str:
+def page(kernel: Kernel, d: Derivation, form: Form, placed: Placed) -> Page:
     source = kernel._source
     names = names_of(source, d, form)
     sections = [
@@ -79,7 +87,7 @@ def page(kernel: Kernel, d: Derivation, form: Form, placed: Placed) -> str:
         ("error", error_lines(d, kernel.dtype)),
         ("words", words(cost(d, placed))),
     ]
-    return f"{head(source, names, kernel.dtype)}\n\n{laid_out(sections)}"
+    return page_of(head(source, names, stated(kernel.dtype)), sections)
 
 
 def of_form(d: Derivation, name: str | None) -> tuple[Derivation, Form]:
@@ -90,10 +98,8 @@ def of_form(d: Derivation, name: str | None) -> tuple[Derivation, Form]:
 
 def last(kernel: Kernel) -> tuple[Derivation, Form, Placed | None]:
     """What ran last; before any call, the first form of the derivation for `...` of no axes, and no variant."""
-    for (inputs, name, *_), variant in reversed(kernel._variants.items()):
-        for d in kernel._derivations.values():
-            if variant.built is not None and d.program.inputs == inputs:
-                return (*of_form(d, name), variant.placed)
+    for variant in reversed(kernel._variants.values()):
+        return (*of_form(kernel._derive(variant.ranks), variant.form), variant.placed)
     return (*of_form(kernel.derivation, None), None)
 
 
@@ -109,7 +115,7 @@ def placed_for(kernel: Kernel, width: int | None = None) -> Placed:
         own |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
     for r in d.streamed.recurrences:
         own |= {c.name for c in r.components} | {x.name for x in r.readers}
-    return place(d, strategy, kernel._element, {}, frozenset(own))
+    return place(d, strategy, kernel._element, {}, frozenset(own), kernel._stored)
 
 
 def source_of(placed: Placed) -> str:
@@ -138,6 +144,51 @@ def cost_of(kernel: Kernel, **sizes: int) -> Cost:
     return cost(d, placed or placed_for(kernel), **sizes)
 
 
+def picture_of(kernel: Kernel, *, placed: Placed | None = None, **given: Any) -> Picture:
+    """Which tiles the variant that ran last, else one for many rows, enters at given sizes.
+
+    given   sizes and integer parameters; arrays of integers where the loops read their ends from data
+    Errors: MoaError of kind "argument" where a value is missing, unknown or unfit, or the picture would be too large
+    """
+    d, form, ran = (*of_form(kernel.derivation, None), None) if placed is not None else last(kernel)
+    variant = "the variant for many rows" if ran is None else "the variant that ran last"
+    placed = placed or ran or placed_for(kernel)
+    known = (*d.program.sizes(), *(p.name for p in d.program.inputs if p.kind == "i"))
+    for name in given:
+        if name not in known:
+            text = f"{kernel.name} has no size {printable(name)}"
+            raise MoaError("argument", text, None, f"its sizes: {', '.join(known) or 'none'}")
+    values = {k: whole(k, v, k in d.program.sizes()) if np.ndim(v) == 0 else np.asarray(v) for k, v in given.items()}
+    shown = tuple((k, v) for k in needed(placed) if isinstance(v := values.get(k), int))
+    return Picture(kernel.name, variant, shown, panels(names_of(kernel._source, d, form), placed, values))
+
+
+def whole(name: str, value: Any, is_size: bool) -> int:
+    """A size or an integer parameter as an int."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = MOST_SIZE
+    if abs(found) >= MOST_SIZE or (is_size and found < 0):
+        hint = "give a whole number" + (" of at least 0" if is_size else "")
+        raise MoaError("argument", f"{name} is {printable(str(value)[:40])}", None, hint)
+    return found
+
+
+def html_of(kernel: Kernel) -> str:
+    """A kernel for a notebook: its signature, its formula, passes, and what its derivation does to numbers."""
+    d, form, _ = last(kernel)
+    before, after = kernel.passes
+    facts = [
+        ("passes", f"{before} as written, {after} as compiled"),
+        ("computes in", f"{stated(kernel.dtype)}, by {kernel.backend}"),
+        ("compiled variants", f"{len(kernel._variants)}"),
+        ("contract", ", ".join(dict.fromkeys(s.contract for s in form.steps)) or "exact"),
+    ]
+    names = names_of(kernel._source, d, form)
+    return kernel_markup(head(kernel._source, names, stated(kernel.dtype)), formula(kernel._source), facts)
+
+
 def words(c: Cost) -> list[str]:
     """Elements that must be read or written at least once, and those that the loops of this kernel move."""
     lines = wrapped(f"each input and result once: {c.compulsory_words}", 4, WIDTH - INDENT)
@@ -153,7 +204,11 @@ def error_bound(derivation: Derivation, dtype: str) -> str | None:
 
     One line for each result; where there is no bound, the value that is the cause.
     """
-    return str(numerics.error_bound(derivation, dtype=dtype))
+    text = str(numerics.error_bound(derivation, dtype=computed(dtype)))
+    if not rounding(dtype):
+        return text
+    u = f"2^{round(math.log2(rounding(dtype)))}"
+    return f"{text}\neach result is then rounded to {dtype}: by at most {u} of its size"
 
 
 def error_lines(derivation: Derivation, dtype: str) -> list[str]:

@@ -7,7 +7,7 @@ from functools import reduce
 
 from moa.explain.names import Names, Scope
 from moa.explain.text import INDENT, WIDTH, element, equation, wrapped
-from moa.normal import TRUE, Eq, Fold, Index, Member, Scalar, apply, lit, load, loads
+from moa.normal import TRUE, Eq, Fold, Index, Member, Recurrence, Scalar, apply, lit, load, loads
 from moa.ops import OPERATORS
 from moa.poly import var
 
@@ -30,18 +30,50 @@ def recurrences(names: Names) -> list[str]:
     if not any(isinstance(e, Fold) for e in names.derivation.streamed.equations):
         lines += _new(names) if names.derivation.streamed.recurrences else []
     for r in names.derivation.streamed.recurrences:
-        scope: Scope = ("streamed", r.components[0].name)
-        axis = names.letter(scope, r.axis[0])
-        order = " backwards" if r.reverse else ""
-        kept = ("the state before it" if r.exclusive else "every state") if r.keep else "the last state"
-        lines.append(f"{axis} < {names.poly(scope, r.axis[1])}{order}, one step after the other; {kept} is kept")
-        lines += [line for x in r.maps for line in wrapped(f"  {_step(names, x)}", 6, WIDTH - INDENT)]
-        for c in r.components:
-            here: Scope = ("streamed", c.name)
-            text = f"  {element(names, here, c.state, c.outer)} from {names.scalar(here, c.start)}"
-            lines += wrapped(f"{text}, then {names.scalar(here, c.body)}", 6, WIDTH - INDENT)
-        lines += [line for x in r.readers for line in wrapped(f"  {_step(names, x)}", 6, WIDTH - INDENT)]
+        lines += _recurrence(names, r)
     return lines
+
+
+def _recurrence(names: Names, r: Recurrence) -> list[str]:
+    scope: Scope = ("streamed", r.components[0].name)
+    axis = names.letter(scope, r.axis[0])
+    order = " backwards" if r.reverse else ""
+    first = f"for {axis} < {names.poly(scope, r.axis[1])}{order}, one step after the other; {_kept(r)}"
+    lines = wrapped(first, 2, WIDTH - INDENT)
+    before = _needed(r.maps, [c.body for c in r.components])
+    lines += _steps(names, before)
+    rows: list[tuple[str, ...]] = [("state", "starts as", "next")]
+    for c in r.components:
+        here: Scope = ("streamed", c.name)
+        state = element(names, here, c.state, c.outer)
+        rows.append((state, str(names.scalar(here, c.start)), str(names.scalar(here, c.body))))
+    lines += _table(rows)
+    if r.readers:
+        lines.append(f"with the states {'before' if r.exclusive else 'after'} each step")
+        lines += _steps(names, (*_needed(r.maps, [x.body for x in r.readers]), *r.readers))
+    return lines
+
+
+def _kept(r: Recurrence) -> str:
+    if r.keep:
+        return f"{'the state before it' if r.exclusive else 'every state'} is kept"
+    return "only the present state is held" if r.readers else "the last state is kept"
+
+
+def _needed(maps: Iterable[Eq], bodies: Iterable[Scalar]) -> tuple[Eq, ...]:
+    """The maps of a step that some bodies read, or that those maps read."""
+    by_name = {x.name: x for x in maps}
+    found: set[str] = set()
+    todo = list(bodies)
+    while todo:
+        new = {name for name, _ in loads(todo.pop()) if name in by_name} - found
+        found |= new
+        todo += [by_name[name].body for name in new]
+    return tuple(x for x in by_name.values() if x.name in found)
+
+
+def _steps(names: Names, equations: Iterable[Eq]) -> list[str]:
+    return [line for x in equations for line in wrapped(f"  {_step(names, x)}", 6, WIDTH - INDENT)]
 
 
 def _new(names: Names) -> list[str]:

@@ -51,7 +51,8 @@ def laws(names: Names) -> list[str]:
                 seen.add(text)
                 lines += wrapped(f"    {before}", 8, WIDTH - INDENT)
                 lines += wrapped(f"      -> {after}", 9, WIDTH - INDENT)
-            reasons |= dict.fromkeys(_condition(names, scope, s, *c) for c in s.conditions)
+            said = (_condition(names, scope, s, *c) for c in s.conditions)
+            reasons |= dict.fromkeys(short.pair("", x)[1] for x in said if not re.match(r"\d+ is free of ", x))
         for k, reason in enumerate(reasons):
             lines += wrapped(f"    {'because  ' if not k else '         '}{reason}", 15, WIDTH - INDENT)
         for s in own:
@@ -133,7 +134,7 @@ def _references(names: Names, target: str) -> dict[str, str]:
 
 
 class _Abbreviations:
-    """Names for what stands on both sides of a step, so that the eye finds what changed."""
+    """Names for what stands on both sides of a step, or was brought in by it, so that the eye finds what changed."""
 
     def __init__(self, names: Names) -> None:
         self.names = names
@@ -141,7 +142,12 @@ class _Abbreviations:
         for e in names.derivation.equations.equations:
             if isinstance(e, Eq) and e.name not in names.derivation.equations.outputs:
                 left, _, right = equation(names, ("equations", e.name), e).partition(" = ")
-                self.known[left] = right if e.kind == "map" else ""
+                self.known[left] = right if e.kind == "map" and e.body.op != "load" else ""
+        given = {left.partition("[")[0] for left in self.known}
+        for e in names.derivation.streamed.equations:
+            if isinstance(e, Eq) and e.kind == "map" and names.array("streamed", e.name) in given:
+                left, _, right = equation(names, ("streamed", e.name), e).partition(" = ")
+                self.known.setdefault(left, right)
 
     def learn(self, scope: Scope, s: Step) -> None:
         """What a step says a reduction is now: a later text has that in its place."""
@@ -154,14 +160,21 @@ class _Abbreviations:
                     self.known[left] = self.names.text(own, value)
 
     def pair(self, before: str, after: str) -> tuple[str, str]:
-        for name, text in self.known.items():
-            if not text:
-                continue
-            new_before, n = put_in(before, text, name)
-            new_after, k = put_in(after, text, name)
-            if n and n == k:
+        for array in dict.fromkeys(name.partition("[")[0] for name in self.known):
+            new_before, n = self.named(before, array)
+            new_after, k = self.named(after, array)
+            if n in (0, k):
                 before, after = new_before, new_after
         return before, after
+
+    def named(self, text: str, array: str) -> tuple[str, int]:
+        """The text with an array by its name, at whatever index, and how often."""
+        count = 0
+        for name, value in self.known.items():
+            if value and name.partition("[")[0] == array:
+                text, n = put_in(text, value, name)
+                count += n
+        return text, count
 
 
 def put_in(text: str, part: str, name: str) -> tuple[str, int]:
@@ -175,7 +188,7 @@ def put_in(text: str, part: str, name: str) -> tuple[str, int]:
         else:
             out += text[at : k + len(part)]
         at = k + len(part)
-    return out + text[at:], count
+    return re.sub(r"(?<!\w)\((\w+\[[^\[\]()]*\])\)", r"\1", out + text[at:]), count
 
 
 def _loosest(part: str) -> int:
@@ -194,7 +207,7 @@ def _bounds(left: str, right: str, loose: int) -> bool:
     if loose == 0:
         return True
     start = not left or left.endswith(("(", ", ", " = ", "; ")) or re.search(r"(_\w+|_\{[^}]*\}) $", left) is not None
-    stop = not right or right.startswith((")", ",", ";", " == "))
+    stop = not right or right.startswith((")", ",", ";", " == ", " is "))
     if loose == 2:
-        return start and stop
+        return (start or left.endswith(" + ")) and stop
     return (start or left.endswith((" + ", " - "))) and (stop or right.startswith((" + ", " - ", " * ", " / ")))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from moa import ir
 from moa.explain.origin import canonical, forms, given_names
 from moa.forms import Form
-from moa.normal import Cond, Eq, Fold, Index, Member, Normal, Scalar, load, loads, map_cond, map_scalar
+from moa.normal import Axis, Component, Cond, Eq, Fold, Index, Member, Normal, Scalar, load, loads, map_cond, map_scalar
 from moa.pipeline import Derivation
 from moa.poly import Atom, Poly, atom, var
 
@@ -31,12 +31,12 @@ OTHERS = ("u", "v", "w", "x", "y", "z")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One array of a system: its axes, every index variable of its scope, and what it loads."""
+    """One array of a system: its axes, the reduced ones with how far they go, and what it loads."""
 
     scope: Scope
     array: str
     outer: tuple[str, ...]
-    red: tuple[str, ...]
+    red: tuple[Axis, ...]
     loads: tuple[tuple[str, Index], ...]
 
 
@@ -50,20 +50,21 @@ def entries(system: str, normal: Normal) -> Iterator[Entry]:
         for m in e.members:
             scalars = [s for _, b in m.pieces for s in b] + [*m.refs, m.finish]
             found = tuple(dict.fromkeys(y for s in scalars for y in loads(s)))
-            yield Entry((system, m.name), m.name, tuple(v for v, _ in m.outer), (e.axis[0],), found)
+            yield Entry((system, m.name), m.name, tuple(v for v, _ in m.outer), (e.axis,), found)
 
     for r in normal.recurrences:
         for x in (*r.maps, *r.readers):
             yield entry(system, x)
         for c in r.components:
             kept = tuple(v for v, _ in r.kept(c))
-            red = () if r.axis[0] in kept else (r.axis[0],)
-            yield Entry((system, c.name), c.name, kept, red, tuple(y for y in loads(c.body) if "#" not in y[0]))
+            red = () if r.axis[0] in kept else (r.axis,)
+            array = c.name if r.keep else c.state  # which is no array and lacks the axis of the steps
+            yield Entry((system, c.name), array, kept, red, tuple(y for y in loads(c.body) if "#" not in y[0]))
 
 
 def entry(system: str, e: Eq) -> Entry:
     found = tuple(dict.fromkeys(y for _, s in e.pieces for y in loads(s)))
-    red = () if e.red is None else (e.red[0],)
+    red = () if e.red is None else (e.red,)
     return Entry((system, e.name), e.name, tuple(v for v, _ in e.outer), red, found)
 
 
@@ -96,8 +97,8 @@ class Axes:
         for e in found:
             for k, x in enumerate(e.outer):
                 self.join((*e.scope, x), self.axis(e.scope[0], e.array, k))
-            for x in e.red:
-                self.join((*e.scope, x), self.axis(e.scope[0], e.array, REDUCED_AXIS))
+            for x, extent in e.red:
+                self.join((*e.scope, x), self.axis(e.scope[0], e.array, f"{REDUCED_AXIS} < {extent}"))
         for e in found:
             for array, index in e.loads:
                 name = array.split("#")[0]
@@ -125,9 +126,9 @@ class Names:
     # asking ------------------------------------------------------------------------------------------------------
 
     def letter(self, scope: Scope, v: str) -> str:
-        node = (*scope, v)
-        if node not in self.axes.parent:
-            node = (scope[0], stem(scope[1]), v)
+        """What an index variable of an equation is called; of one that a law brought in, as in what the law made."""
+        nodes = [(*scope, v), (scope[0], stem(scope[1]), v), ("streamed", scope[1], v)]
+        node = next((x for x in nodes if x in self.axes.parent), nodes[0])
         return self.letters.get(self.axes.find(node), v) if node in self.axes.parent else v
 
     def array(self, system: str, name: str) -> str:
@@ -190,14 +191,16 @@ def names_of(source: ir.Source, d: Derivation, form: Form) -> Names:
     program = d.program
     names.taken = {p.name for p in program.inputs} | set(program.sizes()) | {"lowest", "inf", "nan"}
     moved = [eq for m in d.report.moved for eq, _ in m.members]
+    _recurrences(names, "equations", d.equations)
     names.axes.enter(entries("equations", d.equations))
     names.axes.enter(entries("inlined", d.inlined))
-    names.axes.enter(entries("streamed", d.streamed))
-    names.axes.enter(entry("moved", e) for e in moved)
-    _recurrences(names, "equations", d.equations)
     _recurrences(names, "streamed", d.streamed)
+    names.axes.enter(entries("streamed", d.streamed))
+    names.axes.enter(entries("first", d.forms[0].streamed))
+    names.axes.enter(entry("moved", e) for e in moved)
     _parts(names, moved)
     _traversals(names)
+    _by_inputs(names)
     _letters(names)
     _arrays(names, given_names(source, program))
     return names
@@ -224,11 +227,12 @@ def _traversals(names: Names) -> None:
     for g in names.derivation.report.groups:
         for m in g.members:
             names.axes.join(("inlined", g.members[0], reds[g.members[0]]), ("inlined", m, reds[m]))
-    for f in names.derivation.streamed.equations:
-        if isinstance(f, Fold):
-            for v in (f.axis[0], *(v for v, _ in f.shared)):
-                for k in f.members:
-                    names.axes.join(("streamed", f.members[0].name, v), ("streamed", k.name, v))
+    for system, normal in (("streamed", names.derivation.streamed), ("first", names.derivation.forms[0].streamed)):
+        for f in normal.equations:
+            if isinstance(f, Fold):
+                for v in (f.axis[0], *(v for v, _ in f.shared)):
+                    for k in f.members:
+                        names.axes.join((system, f.members[0].name, v), (system, k.name, v))
 
 
 def _parts(names: Names, moved: Iterable[Eq]) -> None:
@@ -243,8 +247,30 @@ def _parts(names: Names, moved: Iterable[Eq]) -> None:
         if e.scope[0] == "moved":
             for a, (b, _) in zip(e.outer, whole.outer, strict=True):
                 names.axes.join((*here, b), (*e.scope, a))
-        for v in e.red:
-            names.axes.join((*here, whole.red[0]), (*e.scope, v))
+        for v, extent in e.red:
+            if extent == whole.red[1]:
+                names.axes.join((*here, whole.red[0]), (*e.scope, v))
+
+
+def _by_inputs(names: Names) -> None:
+    """An axis that only a law knows is that of the equations which index the same axis of an input, if it is one."""
+    inputs = {p.name for p in names.derivation.equations.inputs}
+
+    def places(system: str, normal: Normal) -> Iterator[tuple[tuple[str, int], Node]]:
+        for e in entries(system, normal):
+            for array, index in e.loads:
+                for k, p in enumerate(index):
+                    v = p.as_var()
+                    if v is not None and array in inputs:
+                        yield (array, k), names.axes.find((*e.scope, v))
+
+    known: dict[tuple[str, int], set[Node]] = {}
+    for at, node in places("equations", names.derivation.equations):
+        known.setdefault(at, set()).add(node)
+    for at, node in places("streamed", names.derivation.streamed):
+        node, found = names.axes.find(node), {names.axes.find(x) for x in known.get(at, ())}
+        if len(found) == 1 and not any(system in ("equations", "inlined") for system, _ in names.axes.held[node]):
+            names.axes.join(found.pop(), node)
 
 
 def stem(name: str) -> str:
@@ -342,7 +368,7 @@ def _made_of(e: Eq, known: Mapping[str, str]) -> tuple[str, ...]:
 def _made_by_laws(names: Names, known: Mapping[str, str]) -> None:
     """Names in the streamed system: parts of a reduction are numbered, Maps are those of before where equal."""
     equal = {
-        str(names.scalar(("equations", e.name), e.body)): known[e.name]
+        canonical(names.scalar(("equations", e.name), e.body)): known[e.name]
         for e in names.derivation.equations.equations
         if isinstance(e, Eq) and e.kind == "map" and e.name[0] == "t"
     }
@@ -354,8 +380,12 @@ def _made_by_laws(names: Names, known: Mapping[str, str]) -> None:
             for k, name in enumerate(e.references().values()):
                 names.arrays[("streamed", name)] = names.free("r", "ref") if k == 0 else names.free(f"r{k}", f"ref{k}")
     for r in names.derivation.streamed.recurrences:
-        for name in (*(x.name for x in r.maps), *(c.name for c in r.components), *(x.name for x in r.readers)):
+        steps: tuple[Eq | Component, ...] = (*r.maps, *r.components, *r.readers)
+        for step in steps:
+            name = step.name
             shown = names.arrays.get(("equations", name)) if name[0] != "t" else None
+            if shown is None and isinstance(step, Eq):
+                shown = _equal_name(names, step, equal)
             part = name[len(stem(name)) + 1 :]
             made = numbered(known[stem(name)], part) if part and stem(name) in known else (name, f"{name}_")
             names.arrays[("streamed", name)] = shown or names.free(*made)
@@ -378,17 +408,22 @@ def _streamed_name(
     x: Eq | Member,
     in_fold: bool,
     known: Mapping[str, str],
-    equal: Mapping[str, str],
+    equal: Mapping[Scalar, str],
 ) -> str:
     if isinstance(x, Eq) and x.kind == "map" and x.name[0] == "t":
         if in_fold:
             return names.free("w", "w0")
-        return equal.get(str(names.scalar(("streamed", x.name), x.body))) or names.free(x.name, f"{x.name}_")
+        return _equal_name(names, x, equal) or names.free(x.name, f"{x.name}_")
     base = known.get(stem(x.name))
     if base is None:
         return names.free(x.name)
     part = x.name[len(stem(x.name)) + 1 :].replace(".", "_")
     return names.free(*numbered(base, part)) if part else base
+
+
+def _equal_name(names: Names, x: Eq, equal: Mapping[Scalar, str]) -> str | None:
+    """The name of the Map of the equations that has the same value, if there is one."""
+    return equal.get(canonical(names.scalar(("streamed", x.name), x.body))) if x.kind == "map" else None
 
 
 def numbered(base: str, part: str) -> tuple[str, ...]:

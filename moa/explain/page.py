@@ -116,7 +116,12 @@ def forms(names: Names) -> list[str]:
     for f in found:
         name = names.text(("inlined", ""), f.name)
         here = " (this page)" if f.name == names.form.name else ""
-        order = f", {factored(f.sequential)} of them one step after the other" if str(f.sequential) != "0" else ""
+        if any(s.law == "chunk" for s in f.steps):
+            order = f", {names.poly(('streamed', ''), f.sequences)} chunks at once"
+        elif str(f.sequential) != "0":
+            order = f", {factored(f.sequential)} of them one step after the other"
+        else:
+            order = ""
         lines += wrapped(f"{name}{here}: {factored(f.flops)} operations{order}", 2, WIDTH - INDENT)
     return [*lines, "the cheapest one runs, once the sizes are known"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from moa.cost.sums import Count, Sum
-from moa.explain.names import Names
+from moa.explain.names import Names, entries
 from moa.explain.text import INDENT, WIDTH, wrapped
 from moa.loops import Element
-from moa.normal import Eq, loads
+from moa.normal import Cond, is_structural, loads, subterms
 from moa.pipeline import Placed
 from moa.poly import Poly
 from moa.tiles import Loop, Nest, Phase, TileStmt, When
@@ -22,26 +22,23 @@ def kernel_lines(names: Names, placed: Placed, dtype: Element) -> list[str]:
     starts: dict[str, None] = {}
     for p, items in zip(placed.tiles.phases, placed.lowered.items, strict=True):
         letters = tile_letters(names, p)
-
-        def shown(text: object, letters: dict[str, str] = letters) -> str:
-            def word(m: re.Match[str]) -> str:
-                name, at, rest = m.group().partition("@")
-                return letters.get(name, name) + at + rest
-
-            return re.sub(r"[A-Za-z_][A-Za-z0-9_.]*(@\d+)?", word, str(text))
-
+        one_by_one = {r.axis[0] for r in names.derivation.streamed.recurrences}
         grid = [f"{p.axis(a).step} of {letters[a]}" if p.axis(a).step > 1 else f"one {letters[a]}" for a in p.items]
         count = len(list(_nests(p.body)))
-        text = (
-            f"{p.name}: an item is {' and '.join(grid) if grid else 'all of it'}, {counted(items)} items in parallel; "
+        each = (
+            f"an item is {' and '.join(grid)}, {counted(items)} items in parallel" if grid else "one item does it all"
         )
-        lines += wrapped(f"{text}{count} nest{'s' * (count > 1)} of loops each", 4, WIDTH - INDENT)
+        text = f"{p.name}: {each}; "
+        lines += wrapped(f"{text}{count} nest{'s' * (count > 1)} of loops{' each' if grid else ''}", 4, WIDTH - INDENT)
         for loop in _loops(p.body):
             by = f" by {p.axis(loop.axis).step}" if p.axis(loop.axis).step else ""
-            lo, hi = shown(loop.lo), shown(loop.hi)
+            lo, hi = on_page(str(loop.lo), letters), on_page(str(loop.hi), letters)
             for t in (lo, hi):
                 starts |= dict.fromkeys(re.findall(r"\w+@0", t))
-            text = f"  for {letters[loop.axis]} in {lo} .. {hi}{by}: {LOOP_KINDS[loop.kind]}"
+            tests = [on_page(str(c), letters) for c in tests_of(loop)] if loop.kind == "full" else []
+            kind = f"full tiles, only {' and '.join(tests)} is tested" if tests else LOOP_KINDS[loop.kind]
+            ended = "one after the other" if loop.axis in one_by_one else f"{by.strip()}: {kind}"
+            text = f"  for {letters[loop.axis]} in {lo} .. {hi} {ended}"
             lines += wrapped(text, 6, WIDTH - INDENT)
     for x in starts:
         lines.append(f"  where {x} is the first {x[:-2]} of the item")
@@ -49,7 +46,7 @@ def kernel_lines(names: Names, placed: Placed, dtype: Element) -> list[str]:
     vectors = f"{s.width} lanes of {dtype}" if s.width > 1 else f"one lane of {dtype}"
     stored = [a for a in placed.tiles.arrays if a.role == "workspace"]
     arrays = ", ".join(f"{names.array('streamed', a.name)}[{', '.join(map(str, a.shape))}]" for a in stored)
-    lines.append(f"{vectors}; {scratch}")
+    lines += wrapped(f"{vectors}; {scratch}", 2, WIDTH - INDENT)
     lines.append(f"between phases in memory: {arrays or 'nothing'}")
     return lines
 
@@ -64,6 +61,23 @@ LOOP_KINDS = {
     "partial": "partial tiles, each element is tested",
     "classified": "each tile is classified once",
 }
+
+
+def on_page(text: str, letters: Mapping[str, str]) -> str:
+    """A text about tiles with the letters of the page for its axes."""
+
+    def word(m: re.Match[str]) -> str:
+        name, at, rest = m.group().partition("@")
+        return letters.get(name, name) + at + rest
+
+    return re.sub(r"[A-Za-z_][A-Za-z0-9_.]*(@\d+)?", word, text)
+
+
+def tests_of(loop: Loop) -> tuple[Cond, ...]:
+    """The conditions, on positions and on data that are not floats, that a loop tests for each element of its axis."""
+    values = [s.value for nest in _nests(loop.body) for s in nest.statements]
+    chosen = (x.args[0] for v in values for x in subterms(v) if x.op == "select")
+    return tuple(dict.fromkeys(c for c in chosen if is_structural(c) and loop.axis in c.vars()))
 
 
 def tile_letters(names: Names, p: Phase) -> dict[str, str]:
@@ -83,21 +97,17 @@ def tile_letters(names: Names, p: Phase) -> dict[str, str]:
 
 
 def _letters_of_arrays(names: Names) -> dict[tuple[str, int], set[str]]:
-    """The letters under which the equations index each axis of an input, and those of the results."""
-    normal = names.derivation.equations
+    """The letters under which what runs indexes each axis of an input, and those of the results."""
+    normal = names.derivation.streamed
     inputs = {p.name for p in normal.inputs}
     out: dict[tuple[str, int], set[str]] = {}
-    for e in normal.equations:
-        assert isinstance(e, Eq)
-        scope = ("equations", e.name)
-        found = [y for _, s in e.pieces for y in loads(s) if y[0] in inputs]
-        if e.name in normal.outputs:
-            found.append((e.name, e.index()))
-        for array, index in found:
-            for k, p in enumerate(index):
-                v = p.as_var()
+    for e in entries("streamed", normal):
+        found = [(array, [p.as_var() for p in index]) for array, index in e.loads if array in inputs]
+        found += [(e.array, list(e.outer))] if e.array in normal.outputs else []
+        for array, variables in found:
+            for k, v in enumerate(variables):
                 if v is not None:
-                    out.setdefault((array, k), set()).add(names.letter(scope, v))
+                    out.setdefault((array, k), set()).add(names.letter(e.scope, v))
     return out
 
 

@@ -64,9 +64,10 @@ def fma_float64(a: Array, b: Array, c: Array) -> Array:
     for x, e in ranges:
         size = np.abs(x)
         safe &= (size < 2.0**e) & (size > 2.0**-e)
-    plain = a * b + c
+    product_is_finite = np.isfinite(a) & np.isfinite(b)  # though its rounding may not be
+    plain = np.where(product_is_finite & np.isinf(c), c, a * b + c)
     result = np.where(result == 0, plain, result)
-    finite = np.isfinite(a) & np.isfinite(b) & np.isfinite(c)
+    finite = product_is_finite & np.isfinite(c)
     for k in np.flatnonzero(~safe):
         result[k] = rational(float(a[k]), float(b[k]), float(c[k]), float(plain[k])) if finite[k] else plain[k]
     return result

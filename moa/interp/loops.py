@@ -249,6 +249,8 @@ class Machine:
                 value = np.where(lanes == s.attrs[0], y, x)
             case "extract", [x]:
                 value = x[s.attrs[0]]
+            case "pick", [x, i]:
+                value = x[i]
             case "arg", []:
                 assert f.name in self.loops.phases, "only an entry reads its arguments"
                 value = self.args[s.attrs[0]]
@@ -256,6 +258,8 @@ class Machine:
                 value = Pointer(p.buffer, p.offset_bytes + i * ELEMENT_BYTES[s.attrs[0]])
             case (("load" | "loadm"), [p, i, *mask]):
                 value = self.load(p, i, result, *s.attrs, *mask)
+            case "barrier", []:
+                return None
             case (("store" | "storem"), [p, i, x, *mask]):
                 return self.store(p, i, x, s.args[2].type, *s.attrs, *mask)
             case _:

@@ -5,20 +5,24 @@ ONF is this same function with width 1 and blocks of 1; nothing here knows a siz
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from moa.loops import ELEMENT_BYTES, Arg, CallFn, Carried, Const, Element, Fn, For, If, Loops, Name, Op, Stmt
 from moa.lower.address import Address, Slot, stride
+from moa.lower.barriers import Barriers, touched
 from moa.lower.builder import Block, Builder
 from moa.lower.memory import Store
 from moa.lower.nest import NestLowering
+from moa.lower.sharing import places
 from moa.normal import scalar_atoms
 from moa.poly import Poly, const, maximum
-from moa.tiles import Loop, Nest, Phase, Tiles, TileStmt, When
+from moa.tiles import Array, Loop, Nest, Phase, Tiles, TileStmt, When
 
 __all__ = ["Lowered", "Slot", "lower"]
 
 LINE = 64
+BANK_BYTES = 16  # that rows of tiles are longer for threads, so that a column is spread over the banks
 SKEW = 320  # bytes between tiles, so that no two streams are a multiple of 4 KiB apart
 KIND_ELEMENT: dict[str, Element] = {"i": "i64", "b": "u8"}
 
@@ -33,17 +37,30 @@ class Lowered:
     scratch_bytes: Poly
 
 
-def lower(tiles: Tiles, dtype: Element, width: int, row_axes: dict[str, str | None], unit: frozenset[str]) -> Lowered:
-    """The loops of all phases. `unit` names the arrays whose last axis is known to be contiguous."""
+def lower(
+    tiles: Tiles,
+    dtype: Element,
+    width: int,
+    row_axes: dict[str, str | None],
+    unit: frozenset[str],
+    warps: int = 0,
+    stored: Element | None = None,
+) -> Lowered:
+    """The loops of all phases. `unit` names the arrays whose last axis is known to be contiguous.
+
+    warps   how many of them share a work item, each with `width` lanes; 0 where one thread does all of it
+    stored  the element type of float inputs and outputs, if it is not `dtype`
+    """
     slots = argument_slots(tiles)
     numbers = {s: k for k, s in enumerate(slots)}
-    elements: dict[str, Element] = {a.name: KIND_ELEMENT.get(a.kind, dtype) for a in tiles.arrays}
+    elements = {a.name: element(a, dtype, stored or dtype) for a in tiles.arrays}
     functions: dict[tuple[object, ...], Fn] = {}
     entries: list[Fn] = []
     items: list[Poly] = []
     scratch: list[Poly] = []
     for phase in tiles.phases:
-        lowering = PhaseLowering(tiles, phase, dtype, width, numbers, elements, unit, row_axes[phase.name], functions)
+        row = row_axes[phase.name]
+        lowering = PhaseLowering(tiles, phase, dtype, width, numbers, elements, unit, row, functions, warps)
         entries.append(lowering.lower(f"phase{len(entries)}"))
         items.append(lowering.item_count())
         scratch.append(lowering.bytes)
@@ -54,6 +71,11 @@ def lower(tiles: Tiles, dtype: Element, width: int, row_axes: dict[str, str | No
         "f64" if dtype == "f64" else "f32", width, (*functions.values(), *entries), tuple(e.name for e in entries)
     )
     return Lowered(loops, slots, tuple(items), total)
+
+
+def element(a: Array, dtype: Element, stored: Element) -> Element:
+    """The element type of an array: what the program keeps for itself is as precise as its registers."""
+    return KIND_ELEMENT.get(a.kind, dtype if a.role == "workspace" else stored)
 
 
 def argument_slots(tiles: Tiles) -> tuple[Slot, ...]:
@@ -117,6 +139,7 @@ class PhaseLowering:
         unit: frozenset[str],
         row: str | None,
         functions: dict[tuple[object, ...], Fn],
+        warps: int = 0,
     ) -> None:
         self.phase = phase
         self.slots = slots
@@ -126,21 +149,33 @@ class PhaseLowering:
         offsets: dict[str, Poly] = {}
         strides: dict[str, tuple[Poly, ...]] = {}
         size = ELEMENT_BYTES[dtype]
-        at = const(LINE * 4)  # room for one vector comes first
+        line = max(LINE, width * size)
+        self.places = places(phase)
+        shared: dict[int, Poly] = {}
+        at = const(room_bytes(phase, width, size, warps))
         for t in phase.tiles:
             steps: list[Poly] = []
             step = const(1)
             for k, axis in enumerate(reversed(t.axes)):
                 steps.append(step)
                 capacity = phase.axis(axis).capacity
-                step = step * (rounded(capacity, width) if k == 0 else capacity)
-            offsets[t.name] = at
+                row_pad = BANK_BYTES // size if warps and len(t.axes) > 1 else 0
+                step = step * (rounded(capacity, width) + row_pad if k == 0 else capacity)
             strides[t.name] = tuple(reversed(steps))
-            at = at + rounded(step * size, LINE) + SKEW
+            room = rounded(step * size, line) + (0 if warps else SKEW)
+            if t.name in self.places:
+                shared[self.places[t.name]] = maximum(shared.get(self.places[t.name], const(0)), room)
+            else:
+                offsets[t.name] = at
+                at = at + room
+        for place, room in shared.items():
+            offsets |= {name: at for name, p in self.places.items() if p == place}
+            at = at + room
         self.bytes = rounded(at, 4096)
         for a in tiles.arrays:
             inner = const(1) if a.name in unit else stride(a.name, len(a.shape) - 1)
             strides[a.name] = tuple(inner if k == len(a.shape) - 1 else stride(a.name, k) for k in range(len(a.shape)))
+        self.barriers = Barriers(on=warps > 0)
         self.store = Store(
             {a.name: a for a in phase.axes},
             row,
@@ -152,6 +187,7 @@ class PhaseLowering:
             strides,
             offsets,
             const(0),
+            warps,
         )
 
     def item_count(self) -> Poly:
@@ -185,6 +221,7 @@ class PhaseLowering:
                 extent = self.address.poly(a.extent, self.env.__getitem__)
                 self.env[f"{v}#"] = b.imin(b.isub(extent, origin), Const(a.step, "i"))
             self.statements(self.phase.body)
+            self.barriers.put(b)
         return b.finish()
 
     def statements(self, body: tuple[TileStmt, ...]) -> None:
@@ -194,30 +231,46 @@ class PhaseLowering:
                 case Loop():
                     step = Const(self.phase.axis(s.axis).step, "i")
                     lo, hi = (self.address.poly(p, self.env.__getitem__) for p in (s.lo, s.hi))
+                    without = replace(self.barriers)  # there may be no round
                     with b.loop(lo, hi, step, []) as loop:
                         self.env[f"{s.axis}@0"] = self.env[s.axis] = loop.index
                         self.env[f"{s.axis}#"] = b.imin(b.isub(hi, loop.index), step)
                         self.statements(s.body)
+                        self.barriers.put(b)
+                    self.barriers = without
                 case When():
                     cond = self.address.cond(s.cond, self.env.__getitem__)
                     then, other = Block(), Block()
-                    with b.inside(then):
-                        self.statements(s.body)
-                    with b.inside(other):
-                        self.statements(s.other)
+                    self.barriers.put(b)
+                    for side, statements in ((then, s.body), (other, s.other)):
+                        with b.inside(side):
+                            self.statements(statements)
+                            self.barriers.put(b)
                     b.end(cond, then, other)
                 case Nest():
                     self.nest(s)
 
-    def nest(self, nest: Nest) -> None:
-        """A call of the function that the nest is; nests with the same text share one."""
+    def nest(self, nest: Nest, join: bool = False) -> None:
+        """A call of the function that the nest is, and of its join; nests with the same text share one."""
         inner = Builder("nest", self.b)
 
         def outer(name: str) -> Arg:
             return inner.use(self.env[name])
 
         address = Address(inner, self.slots, self.elements, self.address)
-        NestLowering(self.store, inner, address, inner.use(self.workspace), outer, nest).lower()
+        lowering = NestLowering(self.store, inner, address, inner.use(self.workspace), outer, nest)
+        (lowering.join if join else lowering.lower)()
+        read, written = touched(nest, lowering.joined, join)
+        self.barriers.before(self.b, self.placed(read), self.placed(written))
+        self.call(inner)
+        if lowering.joined and not join:
+            self.nest(nest, join=True)
+
+    def placed(self, names: set[str]) -> set[str]:
+        """The names with one for all tiles in the same place."""
+        return {f"#{self.places[n]}" if n in self.places else n for n in names}
+
+    def call(self, inner: Builder) -> None:
         fn = inner.finish()
         back = {p: a for a, p in inner.imports.items()}
         params, body = renumbered(fn)
@@ -225,6 +278,27 @@ class PhaseLowering:
         if key not in self.functions:
             self.functions[key] = Fn(f"nest{len(self.functions)}", params, body)
         self.b.call(self.functions[key].name, tuple(back[p] for p in fn.params))
+
+
+def room_bytes(phase: Phase, width: int, size: int, warps: int) -> int:
+    """The room before the tiles: for one vector, or for the partial results of every warp."""
+    if not warps:
+        return LINE * 4
+    vectors = max(1, max((a.step for a in phase.axes if a.role == "item"), default=1) // width)
+    most = max((len(n.statements) for n in nests(phase.body)), default=1)
+    return warps * vectors * most * width * size
+
+
+def nests(body: tuple[TileStmt, ...]) -> Iterator[Nest]:
+    """Every nest in the statements and those inside them."""
+    for s in body:
+        match s:
+            case Nest():
+                yield s
+            case Loop():
+                yield from nests(s.body)
+            case When():
+                yield from nests(s.body + s.other)
 
 
 def rounded(p: Poly, multiple: int) -> Poly:
@@ -261,7 +335,7 @@ def renumbered(fn: Fn) -> tuple[tuple[Name, ...], tuple[Stmt, ...]]:
                     nexts = [arg(c.next) for c in s.carried]
                     results = [define(c.result) for c in s.carried]
                     carried = tuple(Carried(*c) for c in zip(phis, firsts, nexts, results, strict=True))
-                    out.append(For(index, *bounds, carried, inner))
+                    out.append(For(index, *bounds, carried, inner, s.on))
                 case If():
                     cond = arg(s.cond)
                     then, other = walk(s.then), walk(s.other)

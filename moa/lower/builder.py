@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from moa.loops import Arg, CallFn, Carried, Const, Fn, For, If, Name, Op, Stmt, Type
 
@@ -77,7 +77,9 @@ class Builder:
         return name if name is not None else Const(0, "i")
 
     @contextmanager
-    def loop(self, lo: Arg, hi: Arg, step: Arg, first: list[Arg]) -> Iterator[LoopBody]:
+    def loop(
+        self, lo: Arg, hi: Arg, step: Arg, first: list[Arg], on: Literal["", "warps", "lanes"] = ""
+    ) -> Iterator[LoopBody]:
         """A For; set `.next` of the body to the carried values of the next round, read `.results` afterwards."""
         self.blocks.append(Block())
         index = self.new("i")
@@ -89,7 +91,7 @@ class Builder:
         carried = tuple(
             Carried(p, f, n, r) for p, f, n, r in zip(body.phis, first, body.next, body.results, strict=True)
         )
-        self.blocks[-1].out.append(For(index, lo, hi, step, carried, tuple(block.out)))
+        self.blocks[-1].out.append(For(index, lo, hi, step, carried, tuple(block.out), on))
 
     @contextmanager
     def when(self, cond: Arg, other: list[Arg]) -> Iterator[WhenBody]:

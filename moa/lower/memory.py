@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from moa.loops import Arg, Const, Element, Type
 from moa.lower.address import Address
-from moa.lower.builder import Builder
+from moa.lower.builder import Builder, LoopBody
 from moa.normal import Index, Scalar
 from moa.poly import Poly, const, maximum, minimum, var
 from moa.tiles import Nest, TileAxis
@@ -30,7 +30,8 @@ class Store:
     tiles: dict[str, tuple[str, ...]]  # axes of scratch tiles
     strides: dict[str, tuple[Poly, ...]]
     offsets: dict[str, Poly]  # bytes in the workspace
-    spill: Poly  # bytes: room for one vector
+    spill: Poly  # bytes: room for one vector, or for the partial results of every warp
+    warps: int = 0  # that share a work item; 0 where one thread does all of it
 
 
 @dataclass(slots=True)
@@ -101,10 +102,41 @@ class Memory:
     def each_lane(self, f: Callable[[Place], Arg], place: Place) -> Arg:
         """A vector made lane by lane; positions beyond the end are clamped to the last one."""
         assert self.lane is not None
+        if self.store.warps:
+            return self.own_lane(f, place)
         out: Arg = Const(0.0, "v")
         for k, at in enumerate(self.lane_places(place)):
             out = self.b.pure("v", "insert", out, f(at), attrs=(k,))
         return out
+
+    def own_lane(self, f: Callable[[Place], Arg], place: Place) -> Arg:
+        """The same, each lane making its own element at once."""
+        assert self.lane is not None
+        b = self.b
+        last = b.isub(self.count(self.lane), Const(1, "i"))
+        with self.over_lanes([Const(0.0, "v")]) as body, self.frame():
+            own = self.at_lane(place, body.index, last if self.tail is not None or self.rows else None)
+            mine = b.pure("m", "wcmp", b.pure("w", "lanes"), b.pure("w", "wsplat", body.index), attrs=("eq",))
+            body.next = [b.pure("v", "select", mine, self.as_type(f(own), "v"), body.phis[0])]
+        return body.results[0]
+
+    def over_lanes(self, first: list[Arg]) -> AbstractContextManager[LoopBody]:
+        return self.b.loop(Const(0, "i"), Const(self.store.width, "i"), Const(1, "i"), first, "lanes")
+
+    def first_in(self, place: Place) -> Arg:
+        """The position of the first lane of a vector."""
+        assert self.lane is not None
+        symbol, base = place[self.lane]
+        return self.address.poly((var(symbol) if symbol else const(0)) + base, self.env)
+
+    def at_lane(self, place: Place, lane: Arg, last: Arg | None) -> Place:
+        """The place of one lane of a vector, clamped to the last position where there is one."""
+        assert self.lane is not None
+        symbol, base = place[self.lane]
+        name = f"{self.lane}:{symbol}{base}@"
+        at = self.b.iadd(self.first_in(place), lane)
+        self.locals[name] = at if last is None else self.b.imin(at, last)
+        return {**place, self.lane: (name, 0)}
 
     def lane_places(self, place: Place) -> Iterator[Place]:
         assert self.lane is not None
@@ -165,6 +197,8 @@ class Memory:
     def aligned(self, array: str, index: Index, place: Place) -> bool:
         """Whether a vector of a tile starts at a multiple of the width: its row does, and so does its position."""
         assert self.lane is not None
+        if self.store.warps:
+            return False  # threads load their elements one by one, and rows are padded
         local = self.global_poly(index[-1], place) - self.origin(self.lane)
         return local.as_int() is not None or local == var(f"{self.lane}:l")
 
@@ -222,13 +256,27 @@ class Memory:
             else:
                 b.here(None, "storem", pointer, at, value, mask, attrs=(element, False))
             return
-        if not self.rows and self.tail is None:
+        if self.store.warps:
+            self.own_lane_store(array, index, value, place)
+        elif not self.rows and self.tail is None:
             for k, at_lane in enumerate(self.lane_places(place)):
                 pointer, offset, element = self.offset(array, index, at_lane)
                 lane = b.pure("f", "extract", value, attrs=(k,))
                 b.here(None, "store", pointer, self.address.poly(offset, self.env), lane, attrs=(element, False))
-            return
-        self.scatter(array, index, value, place)
+        else:
+            self.scatter(array, index, value, place)
+
+    def own_lane_store(self, array: str, index: Index, value: Arg, place: Place) -> None:
+        """Stores the lanes that exist, each lane its own element."""
+        assert self.lane is not None
+        b = self.b
+        left: Arg = Const(self.store.width, "i") if self.tail is None else self.tail
+        if self.rows:
+            left = b.isub(self.count(self.lane), self.first_in(place))
+        with self.over_lanes([]) as body, self.frame(), b.when(b.icmp("lt", body.index, left), []), self.frame():
+            pointer, offset, element = self.offset(array, index, self.at_lane(place, body.index, None))
+            own = b.here("f", "pick", value, body.index)
+            b.here(None, "store", pointer, self.address.poly(offset, self.env), own, attrs=(element, False))
 
     def scatter(self, array: str, index: Index, value: Arg, place: Place) -> None:
         """Stores the lanes that exist one by one, through a vector of room in the workspace."""

@@ -18,6 +18,7 @@ from moa.normal import Scalar, lit, loads
 from moa.ops import OPERATORS
 from moa.tiles import Map, Nest, Reduce
 
+LONG = 1 << 30
 COMBINE = BINARY | {"max_ref": "fmax", "min_ref": "fmin"}
 FOLDED = {"add": "add", "mul": "mul", "max": "maxn", "min": "minn", "max_ref": "max", "min_ref": "min"}  # of lanes
 
@@ -31,40 +32,104 @@ class NestLowering(Values):
         super().__init__(store, b, address, workspace, outer, nest)
         # vectors of rows are unrolled, but where lanes are loaded on their own they are an outer loop
         self.outside = self.rows and self.gathers()
+        if store.warps and self.rows and not nest.loops and self.maps():
+            self.outside = True  # each warp takes vectors of its own
         self.static = store.axes[nest.lane].step // store.width if nest.lane and self.rows and not self.outside else 0
+        self.cross = [s for s in nest.statements if isinstance(s, Reduce) and self.crosses(s)]
+        self.partials = [(s, v) for s in self.cross for v in range(self.copies(s, self.static or 1))]
+        self.shared = self.shared_axis() if store.warps else None
+        self.warp: Arg | None = None
 
     def lower(self) -> None:
-        cross = [s for s in self.nest.statements if isinstance(s, Reduce) and self.crosses(s)]
-        vectors = self.static or 1
-        start: list[Arg] = []
-        for s in cross:
-            start += [self.cross_start(s, v) for v in range(self.copies(s, vectors))]
-        results = self.vectors_outside() if self.outside else self.loops(list(self.nest.loops), {}, cross, start)
-        k = 0
-        for s in cross:
-            for v in range(self.copies(s, vectors)):
-                self.cross_end(s, v, results[k])
-                k += 1
+        """The nest; where its warps share a reduction, `join` has to follow."""
+        if not self.store.warps:
+            self.finish(self.rounds([self.cross_start(*x) for x in self.partials]))
+            return
+        warps = Const(self.store.warps if self.shared else 1, "i")
+        with self.b.loop(Const(0, "i"), warps, Const(1, "i"), [], "warps") as body, self.frame():
+            self.warp = body.index
+            if not self.joined:
+                self.finish(self.rounds([self.cross_start(*x) for x in self.partials]))
+                return
+            kind: Type = "v" if self.lane is not None else "f"
+            results = self.rounds([Const(self.identity(s.op), kind) for s, _ in self.partials])
+            for k, value in enumerate(results):
+                self.b.here(None, "store", *self.room(k, body.index), value, attrs=(self.store.element, False))
+
+    @property
+    def joined(self) -> bool:
+        """Whether the warps end with partial results."""
+        return bool(self.cross) and self.shared is not None
+
+    def join(self) -> None:
+        """Combines the partial results of all warps, in the order of the warps."""
+        with self.b.loop(Const(0, "i"), Const(1, "i"), Const(1, "i"), [], "warps"), self.frame():
+            kind: Type = "v" if self.lane is not None else "f"
+            results = []
+            for k, (s, v) in enumerate(self.partials):
+                value = self.cross_start(s, v)
+                for warp in range(self.store.warps):
+                    part = self.b.here(kind, "load", *self.room(k, Const(warp, "i")), attrs=(self.store.element, False))
+                    value = self.combine(s.op, value, part)
+                results.append(value)
+            self.finish(results)
+
+    def rounds(self, start: list[Arg]) -> list[Arg]:
+        return self.vectors_outside() if self.outside else self.loops(list(self.nest.loops), {}, self.cross, start)
+
+    def finish(self, results: list[Arg]) -> None:
+        for (s, v), value in zip(self.partials, results, strict=True):
+            self.cross_end(s, v, value)
+
+    def room(self, k: int, warp: Arg) -> tuple[Arg, Arg]:
+        """(pointer, offset in elements) of partial result k of a warp."""
+        start = self.address.poly(self.store.spill, self.env)
+        pointer = self.b.pure("p", "offset", self.workspace, start, attrs=("u8",))
+        vectors = self.b.iadd(self.b.imul(warp, Const(len(self.partials), "i")), Const(k, "i"))
+        return pointer, self.b.imul(vectors, Const(self.store.width, "i"))
+
+    def shared_axis(self) -> str | None:
+        """The axis whose loop the warps of a work item share: the longest, the innermost of those."""
+        if self.nest.loops:
+            known = [(self.store.axes[a].capacity.as_int() or LONG, k, a) for k, (a, _) in enumerate(self.nest.loops)]
+            return max(known)[2]
+        inside = any(isinstance(s, Reduce) and self.inner_lane(s) for s in self.nest.statements)
+        return None if self.static or inside else self.lane
+
+    def share(self, lo: Arg, step: int) -> tuple[Arg, Arg]:
+        """Where a loop of the shared axis starts in this warp, and its step."""
+        assert self.warp is not None
+        first = self.b.iadd(lo, self.b.imul(self.warp, Const(step, "i")))
+        return first, Const(step * self.store.warps, "i")
+
+    def maps(self) -> bool:
+        return all(isinstance(s, Map) for s in self.nest.statements)
 
     def gathers(self) -> bool:
         """Whether all statements are maps and some load is strided along the lanes."""
         assert self.lane is not None
-        maps = all(isinstance(s, Map) for s in self.nest.statements)
         strided = (
             any(self.lane in p.vars() for p in index) and not self.unit(array, index)
             for s in self.nest.statements
             for array, index in loads(s.value)
         )
-        return maps and any(strided)
+        return self.maps() and any(strided)
 
     def vectors_outside(self) -> list[Arg]:
         """A loop over the vectors of rows around the nest: the addresses of their rows are computed once."""
         assert self.lane is not None
-        step = self.store.axes[self.lane].step
+        end = Const(self.store.axes[self.lane].step, "i")
         local = f"{self.lane}:l"
-        with self.b.loop(Const(0, "i"), Const(step, "i"), Const(self.store.width, "i"), []) as body, self.frame():
+        with self.b.loop(*self.vector_loop(end), []) as body, self.frame():
             self.locals[local] = body.index
             return self.loops(list(self.nest.loops), {self.lane: (local, 0)}, [], [])
+
+    def vector_loop(self, end: Arg) -> tuple[Arg, Arg, Arg]:
+        """lo, hi, step of a loop over vectors of the lane axis."""
+        if self.shared is not None and self.shared == self.lane:
+            lo, step = self.share(Const(0, "i"), self.store.width)
+            return lo, end, step
+        return Const(0, "i"), end, Const(self.store.width, "i")
 
     def crosses(self, s: Reduce) -> bool:
         names = {a for a, _ in self.nest.loops} | {self.lane}
@@ -124,7 +189,8 @@ class NestLowering(Values):
     ) -> list[Arg]:
         if isinstance(lo, Const) and isinstance(hi, Const) and lo.value >= hi.value:
             return carried
-        with self.b.loop(lo, hi, Const(size, "i"), carried) as body, self.frame():
+        first, step = self.share(lo, size) if axis == self.shared else (lo, Const(size, "i"))
+        with self.b.loop(first, hi, step, carried) as body, self.frame():
             self.locals[f"{axis}:l"] = body.index
             inner = [{**place, axis: (f"{axis}:l", k)} for k in range(size)]
             if rest:
@@ -156,14 +222,18 @@ class NestLowering(Values):
         count = self.count(self.lane)
         whole = self.b.isub(count, self.b.pure("i", "imod", count, Const(w, "i")))
         local = f"{self.lane}:l"
-        with self.b.loop(Const(0, "i"), whole, Const(w, "i"), carried) as body, self.frame():
+        with self.b.loop(*self.vector_loop(whole), carried) as body, self.frame():
             self.locals[local] = body.index
             body.next = self.block([{**r, self.lane: (local, 0)} for r in rows], cross, list(body.phis))
         carried = list(body.results)
         rest = self.b.isub(count, whole)
         if rest == Const(0, "i"):
             return carried
-        with self.b.when(self.b.icmp("gt", rest, Const(0, "i")), carried) as then, self.frame():
+        some = self.b.icmp("gt", rest, Const(0, "i"))
+        if self.shared is not None and self.shared == self.lane:
+            assert self.warp is not None
+            some = self.b.pure("b", "band", some, self.b.icmp("eq", self.warp, Const(self.store.warps - 1, "i")))
+        with self.b.when(some, carried) as then, self.frame():
             self.locals[local] = whole
             self.tail = rest
             then.values = self.block([{**r, self.lane: (local, 0)} for r in rows], cross, carried)

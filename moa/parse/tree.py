@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import lru_cache
-from importlib import resources
 from typing import Any, NoReturn, TypeVar
 
 from moa import ir
 from moa.ops import Kind
 from moa.parse.mistakes import CONSTANTS, RESERVED, dedent_error, syntax_error
+from moa.parse.tables import parser
 from moa.text import MoaError, Span
 
 MAX_DEPTH = 100
@@ -31,8 +31,8 @@ _LOCK = threading.Lock()
 
 @lru_cache(maxsize=1)
 def _lark() -> tuple[Any, Any]:
-    """The LALR parser and its indenter (built on first use, in a tenth of a second)."""
-    from lark import Lark, Token
+    """The LALR parser and its indenter."""
+    from lark import Token
     from lark.indenter import Indenter
 
     class Lines(Indenter):
@@ -50,16 +50,7 @@ def _lark() -> tuple[Any, Any]:
             return self._process(stream)  # type: ignore[no-any-return,no-untyped-call]
 
     indenter = Lines()
-    grammar = resources.files("moa.grammar").joinpath("moa.lark").read_text(encoding="utf-8")
-    parser = Lark(
-        grammar,
-        parser="lalr",
-        start=["program", "expression"],
-        postlex=indenter,
-        propagate_positions=True,
-        maybe_placeholders=True,
-    )
-    return parser, indenter
+    return parser(indenter), indenter
 
 
 class Tree:

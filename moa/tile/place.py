@@ -12,6 +12,7 @@ from moa.tiles import Map, Nest, Reduce, TileAxis, TileStmt
 
 GATHER = 1.5  # cost of one lane loaded on its own, in vector loads
 SCATTER = 2.0  # likewise stored
+BANKS = 4.0  # cost of lanes on their own in the scratch of a block of threads, all at once: rows are padded for it
 REUSE, REUSE_ELSEWHERE = 0.25, 0.6  # loads that a register block shares: the row axis holds several vectors
 INSIDE = 1 / 16  # what is done once for a whole reduction, beside what is done for each of its elements
 
@@ -35,12 +36,18 @@ def choose_lane(
     s: Strategy,
     free: bool,
     packable: Callable[[str, Index], bool],
+    in_memory: Callable[[str], bool],
 ) -> str | None:
     """The axis whose lanes cost least: contiguous loads and stores are cheap, lanes on their own are not.
 
     free        the target may put any of its axes last
     packable    says of a load whether it can be transposed once, before the loops
+    in_memory   says of a name whether it is an array, and not a tile
     """
+
+    def alone(array: str, cost: float) -> float:
+        return BANKS if s.warps and not in_memory(array) else cost * s.width
+
     best: tuple[float, int, str] | None = None
     for k, a in enumerate(axes):
         extent = a.step or a.extent.as_int() or 1 << 30
@@ -52,13 +59,13 @@ def choose_lane(
             kind = stride_kind(index, a.name) if index else "absent"
             if kind == "strided" and over and packable(array, index):
                 kind = "unit"
-            cost += reuse * {"absent": 0.0, "unit": 1.0, "strided": GATHER * s.width}[kind]
+            cost += reuse * {"absent": 0.0, "unit": 1.0, "strided": alone(array, GATHER)}[kind]
         weight = INSIDE if over else 1.0
         if a.name in over:
             cost += 4 * weight
         else:
             kind = stride_kind(target.args[1], a.name)
-            cost += weight * (SCATTER * s.width if kind == "strided" and not free else 1.0)
+            cost += weight * (alone(target.args[0], SCATTER) if kind == "strided" and not free else 1.0)
         cost += 1.0  # the work itself, in whole vectors
         cost *= max(1.0, s.width / extent)
         candidate = (cost, 0 if a.name == row else k + 1, a.name)

@@ -33,7 +33,7 @@ from moa.poly import Poly, var
 from moa.tile.formulas import base_two
 from moa.tile.place import as_index, choose_lane, place, stride_kind
 from moa.tile.plan import NeedStore, Plan
-from moa.tiles import Map, Reduce, Tile, TileAxis, TileStmt
+from moa.tiles import Map, Nest, Reduce, Tile, TileAxis, TileStmt
 
 
 @dataclass(slots=True)
@@ -199,7 +199,9 @@ class Statements(ABC):
             return self.packable(array, index) and not set(names) <= {v for p in index for v in p.vars()}
 
         axes = [self.axes[v] for v in names]
-        return choose_lane(axes, target, value, over, self.row, self.plan.strategy, free, reused)
+        return choose_lane(
+            axes, target, value, over, self.row, self.plan.strategy, free, reused, self.plan.memory.__contains__
+        )
 
     def statement_axes(self, target: Scalar, over: tuple[str, ...]) -> list[str]:
         """The tiled axes of a statement: those of its target in order, then the reduced ones."""
@@ -226,8 +228,35 @@ class Statements(ABC):
         if lane is not None and scope.loop is not None:
             statement = replace(statement, value=self.packed(statement.value, lane))
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
+        if over and lane is not None and scope.loop is not None and self.plan.strategy.staged:
+            statement = replace(statement, value=self.staged(statement.value, lane, loops[-1:], scope))
         static = frozenset({self.row} if self.row else ())
         place(scope.out, statement, loops, lane, static, self.plan.strategy)
+
+    def staged(self, value: Scalar, lane: str, block: tuple[str, ...], scope: Scope) -> Scalar:
+        """The value with matrices that are the same in all lanes read from tiles, copied before; `block` is contiguous.
+
+        So each element is fetched once for the work item, and those of a register block are neighbours.
+        """
+
+        def node(x: Scalar) -> Scalar | None:
+            if x.op != "load" or x.args[0] not in self.plan.memory or self.plan.memory[x.args[0]].kind != "f":
+                return None
+            used = frozenset(v for p in x.args[1] for v in p.vars())
+            names = [v for v in self.axes if v in used and self.tiled(v)]
+            if lane in names or len(names) < 2 or scope.loop not in names:
+                return None
+            key = ("stage", *x.args)
+            if key not in scope.memo:
+                axes = self.order(names, *block or (None,))
+                tile = self.tile_for(f"{x.args[0]}.s", x.args[1], axes, scope)
+                self.tiles[tile] = replace(self.tiles[tile], space="staged")
+                scope.memo[key] = load(tile, as_index(axes))
+                self.emit(Map(scope.memo[key], x), scope)
+                earlier(scope.out, x.args[0])
+            return scope.memo[key]
+
+        return map_scalar(value, node)
 
     def packed(self, value: Scalar, lane: str) -> Scalar:
         """The value with loop-invariant loads that are strided along the lanes read from a tile packed before."""
@@ -246,3 +275,12 @@ class Statements(ABC):
             return found
 
         return map_scalar(value, node)
+
+
+def earlier(body: list[TileStmt], array: str) -> None:
+    """Moves the last nest, which copies an array to a tile, before a nest that what follows the copy could join."""
+    if len(body) < 2 or not isinstance(body[-2], Nest) or not isinstance(body[-1], Nest):
+        return
+    before = {s.target.args[0] for s in body[-2].statements}
+    if array not in before and len(body[-1].statements) == 1:
+        body[-2], body[-1] = body[-1], body[-2]

@@ -15,6 +15,8 @@ class Strategy:
     block       rows of a register block of a statement that reduces inside
     map_block   rows of a register block of elementwise statements: their coefficients want registers too
     granule     ranges of a domain are cut at multiples of this
+    warps       that share a work item, of `width` threads each; 0 where one thread does all of it
+    staged      operands of products that are the same in all lanes are copied to scratch first
     """
 
     width: int
@@ -23,6 +25,8 @@ class Strategy:
     block: int = 4
     map_block: int = 2
     granule: int = 4
+    warps: int = 0
+    staged: bool = False
 
     def __post_init__(self) -> None:
         assert self.rows == 1 or self.rows % self.width == 0, self

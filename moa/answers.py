@@ -1,0 +1,155 @@
+"""What each command answers, as JSON: the keys are stable, numbers that are not finite are strings."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moa.cache import Cache, Usage
+from moa.cost import Cost
+from moa.kernel import Kernel
+from moa.text import MoaError
+from moa.verify import Verification
+
+Answer = dict[str, Any]
+KEYS = """\
+run      kernel, dtype, passes {written, compiled}, first_call_s, call_s, file (or null),
+         outputs [{name, dtype, shape}], and of floats min, mean, max of what is finite, not_finite
+explain  kernel, dtype, passes, stage (or null), text, equations [text],
+         laws [{law, target, before, after, contract, conditions [{condition, reason}]}],
+         refused [{law, target, reason}]
+cost     kernel, sizes {name: n}, passes, formulas and values (or null) of flops, compulsory_words,
+         streamed_words, scratch_bytes; arrays [{between, array, words}]
+verify   kernel, ok, checks [{name, ok, detail}]
+emit     kernel, backend, files [path]
+laws     laws [{stage, name, statement, contract, source, how}]
+ops      operators [{name, symbol, identity, associative, commutative, idempotent, distributes,
+         monotone}], functions and prelude [{name, parameters}]
+cache    folder (or null), used, entries, bytes, most_bytes
+cache clear   folder (or null), entries and bytes removed
+error    kind, message, place {file, line, column} (or null), remedy (or null)
+"""
+COUNTS = ("flops", "compulsory_words", "streamed_words", "scratch_bytes")
+
+
+def text_of(answer: Answer) -> str:
+    """The answer as one JSON object of printable ASCII."""
+    return json.dumps(finite(answer), indent=2, ensure_ascii=True, allow_nan=False)
+
+
+def finite(x: Any) -> Any:
+    """The same with numbers that JSON lacks as strings: "inf", "-inf", "nan"."""
+    match x:
+        case dict():
+            return {k: finite(v) for k, v in x.items()}
+        case list() | tuple():
+            return [finite(v) for v in x]
+        case float() if not math.isfinite(x):
+            return str(x)
+    return x
+
+
+def of_error(e: MoaError) -> Answer:
+    place = e.span and {"file": e.span.file, "line": e.span.line, "column": e.span.column}
+    return {"error": {"kind": e.kind, "message": e.message, "place": place, "remedy": e.hint or None}}
+
+
+def of_run(kernel: Kernel, outputs: dict[str, np.ndarray[Any, Any]], first_s: float, call_s: float) -> Answer:
+    return {
+        **of_kernel(kernel),
+        "dtype": kernel.dtype,
+        "passes": passes(kernel.passes),
+        "first_call_s": first_s,
+        "call_s": call_s,
+        "outputs": [of_array(name, x) for name, x in outputs.items()],
+    }
+
+
+def of_kernel(kernel: Kernel) -> Answer:
+    return {"kernel": kernel.name}
+
+
+def passes(found: tuple[int, int]) -> Answer:
+    return {"written": found[0], "compiled": found[1]}
+
+
+def of_array(name: str, x: np.ndarray[Any, Any]) -> Answer:
+    out: Answer = {"name": name, "dtype": str(x.dtype), "shape": list(x.shape)}
+    if x.dtype.kind != "f":
+        return out
+    known = x[np.isfinite(x)].astype(np.float64)
+    values = (known.min(), known.mean(), known.max()) if known.size else (None, None, None)
+    numbers = {k: None if v is None else float(v) for k, v in zip(("min", "mean", "max"), values, strict=True)}
+    return {**out, **numbers, "not_finite": int(x.size - known.size)}
+
+
+def of_page(kernel: Kernel, stage: str | None, text: str) -> Answer:
+    trace = kernel.derivation.trace
+    return {
+        **of_kernel(kernel),
+        "dtype": kernel.dtype,
+        "passes": passes(kernel.passes),
+        "stage": stage,
+        "text": text,
+        "equations": str(kernel.derivation.equations).splitlines(),
+        "laws": [
+            {
+                **{k: getattr(s, k) for k in ("law", "target", "before", "after", "contract")},
+                "conditions": [{"condition": c, "reason": r} for c, r in s.conditions],
+            }
+            for s in trace.steps
+        ],
+        "refused": [dict(zip(("law", "target", "reason"), r, strict=True)) for r in dict.fromkeys(trace.refused)],
+    }
+
+
+def of_cost(kernel: Kernel, cost: Cost) -> Answer:
+    return {
+        **of_kernel(kernel),
+        "sizes": dict(cost.sizes),
+        "passes": passes(cost.passes),
+        "formulas": {
+            "flops": str(cost.flops),
+            "compulsory_words": str(cost.compulsory_words),
+            "streamed_words": str(cost.streamed_words),
+            "scratch_bytes": str(cost.scratch_bytes),
+        },
+        "values": {name: cost.number(name) for name in COUNTS} if cost.sizes else None,
+        "arrays": [
+            {"between": level.between, "array": a.array, "words": str(a.count)}
+            for level in cost.levels
+            for a in level.arrays
+        ],
+    }
+
+
+def of_verification(kernel: Kernel, found: Verification) -> Answer:
+    checks = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in found.checks]
+    return {**of_kernel(kernel), "ok": found.ok, "checks": checks}
+
+
+def of_emitted(kernel: Kernel, backend: str, files: tuple[Path, ...]) -> Answer:
+    return {**of_kernel(kernel), "backend": backend, "files": [str(path) for path in files]}
+
+
+def of_laws(laws: list[Any]) -> Answer:
+    keys = ("stage", "name", "statement", "contract", "source", "how")
+    return {"laws": [{k: getattr(law, k) for k in keys} for law in laws]}
+
+
+def of_operators(operators: list[Any], functions: dict[str, list[str]], prelude: dict[str, list[str]]) -> Answer:
+    keys = ("name", "symbol", "identity", "associative", "commutative", "idempotent", "distributes", "monotone")
+    return {
+        "operators": [{k: getattr(o, k) for k in keys} for o in operators],
+        "functions": [{"name": k, "parameters": v} for k, v in functions.items()],
+        "prelude": [{"name": k, "parameters": v} for k, v in prelude.items()],
+    }
+
+
+def of_cache(store: Cache | None, usage: Usage) -> Answer:
+    folder = None if store is None else str(store.folder)
+    return {"folder": folder, "entries": usage.entries, "bytes": usage.total_bytes}

@@ -1,0 +1,122 @@
+"""What is kept of a compilation on disk: enough to call the kernel again without deriving anything.
+
+Three kinds of entries: the front of a text (its typed program, and the outlines of its forms), the extents of the rows
+of a form, and a variant (what a call packs, and the machine code). All else is derived when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar
+
+from moa import ir
+from moa.cache import keep, recalled
+from moa.forms import Outline
+from moa.lower import Slot
+from moa.parse import parse, parse_expression
+from moa.pipeline import Derivation, Packing
+from moa.record import from_json, to_json
+from moa.text import Span
+from moa.tiles import Array
+
+T = TypeVar("T")
+BACKENDS = ("llvm", "c")  # whose machine code is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A program as it was given: the text of a file, or an expression with its shapes. It is parsed when needed."""
+
+    text: str
+    file: str
+    shapes: tuple[tuple[str, str], ...] = ()
+
+    def parsed(self) -> ir.Source:
+        """Errors: MoaError at the place of the mistake"""
+        if self.shapes:
+            return parse_expression(self.text, self.file, dict(self.shapes))
+        return parse(self.text, self.file)
+
+    def parts(self) -> tuple[str, ...]:
+        """What tells it from other texts."""
+        return (self.text, self.file, *(x for pair in self.shapes for x in pair))
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What calls need of a derivation.
+
+    passes  the most traversals of one axis, as written and as compiled
+    lead    for each parameter with `...` in its shape, how many axes are written beside it
+    """
+
+    program: ir.Program
+    forms: tuple[Outline, ...]
+    passes: tuple[int, int]
+    lead: tuple[tuple[str, int], ...]
+
+
+CLASSES = (
+    *(ir.Program, ir.Input, ir.Value, ir.Scan, ir.Obligation, ir.Range, ir.At, ir.New, ir.Gather, Span),
+    *(Front, Outline, Packing, Slot, Array),
+)
+
+
+def front_of(source: ir.Source, derivation: Derivation) -> Front:
+    outlines = tuple(f.outline() for f in derivation.forms)
+    return Front(derivation.program, outlines, derivation.report.passes, leading(source))
+
+
+def leading(source: ir.Source) -> tuple[tuple[str, int], ...]:
+    """The parameters with `...` in their shapes: how many axes are written beside it."""
+    out: list[tuple[str, int]] = []
+    for p in source.functions[-1].parameters:
+        if p.dims and any(isinstance(d, ir.Name) and d.name == "..." for d in p.dims):
+            out.append((p.name.name, len(p.dims) - 1))
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The entries of one text. Without a text, nothing is kept."""
+
+    written: Written | None
+
+    def value(self, wanted: Any, make: Callable[[], T], *parts: str) -> T:
+        """What `make` gives, which is a `wanted`, from the disk if it is there."""
+        if self.written is None:
+            return make()
+        parts = ("value", *parts, *self.written.parts())
+        content = recalled(*parts)
+        if content is not None:
+            try:
+                found: T = from_json(content, wanted, CLASSES)
+                return found
+            except ValueError:
+                pass
+        made = make()
+        with suppress(RecursionError):  # what is nested too deep to be written is not kept
+            keep(to_json(made).encode(), *parts)
+        return made
+
+    def variant(self, backend: str, make: Callable[[], tuple[Packing, Any]], *parts: str) -> tuple[Packing, Any]:
+        """What `make` gives: what calls pack, and what the backend built."""
+        if self.written is None or backend not in BACKENDS:
+            return make()
+        builder = import_module(f"moa.backends.{backend}_build")
+        parts = ("variant", backend, builder.identity(), *parts, *self.written.parts())
+        content = recalled(*parts)
+        if content is not None:
+            head, _, code = content.partition(b"\n")
+            try:
+                packing = from_json(head, Packing, CLASSES)
+                return packing, builder.restored(code, len(packing.items))
+            except ValueError:
+                pass
+        packing, built = make()
+        with suppress(RecursionError):
+            keep(to_json(packing).encode() + b"\n" + built.object_bytes, *parts)
+        return packing, built
