@@ -64,6 +64,24 @@ def test_a_fold_at_any_tile_size_is_the_system(name: str, kind: str) -> None:
         assert same(want, run(out, data, SIZES, PARAMS, tile=tile), normal.outputs), tile
 
 
+@pytest.mark.parametrize("lag", [0.5, 4.0])
+@pytest.mark.parametrize("kind", ["plain", "growing", "masked prefix", "some masked"])
+@pytest.mark.parametrize("name", [k for k, (_, before, after) in SYSTEMS.items() if after < before])
+def test_references_may_lag(name: str, kind: str, lag: float) -> None:
+    """States kept near their reference, and moved only when it is too far: the same law, the last move included."""
+    normal, out = streamed(name)
+    data = adversarial(kind)
+    got = run(out, data, SIZES, PARAMS, tile=2, lag=lag)
+    assert same(meaning(name, kind), got, normal.outputs)
+
+
+def test_a_lagging_reference_is_one() -> None:
+    """With a lag that nothing exceeds the states are never moved: a large score then overflows, as it must."""
+    normal, out = streamed("scores")
+    data = adversarial("growing")
+    assert not same(meaning("scores", "growing"), run(out, data, SIZES, PARAMS, tile=2, lag=1e5), normal.outputs)
+
+
 @pytest.mark.parametrize("kind", ["plain", "growing", "masked prefix", "some masked", "not a number"])
 @pytest.mark.parametrize("name", [k for k, (_, before, after) in SYSTEMS.items() if after < before])
 def test_parts_merge(name: str, kind: str) -> None:

@@ -34,6 +34,7 @@ from moa.poly import Poly
 
 Demanded = dict[str, Array]  # per array the elements that are used
 States = dict[str, Array]  # per state name its values
+Held = dict[str, list[Array]]  # per Fold member the references that its states are relative to
 Span = tuple[int, int]
 
 
@@ -44,15 +45,19 @@ def run(
     params: Mapping[str, Any] | None = None,
     tile: int | None = None,
     dtype: Any = np.float64,
+    lag: float = 0.0,
 ) -> dict[str, Array]:
     """The array of every equation and Fold member by name.
 
     sizes    every size of the program
     params   integer and float parameters of rank 0; `lowest` is the lowest finite number of dtype
     tile     elements of a Fold's axis taken at a time; None takes all
+    lag      how far references may stay behind what they refer to, before the states of a Fold are moved to it
     Elements that nothing demands are NaN. Errors: AssertionError for a load out of bounds
     """
-    return _Run(normal, arrays, sizes, params, dtype).all(lambda f, x: _tiles(x, tile))
+    machine = _Run(normal, arrays, sizes, params, dtype)
+    machine.lag = lag
+    return machine.all(lambda f, x: _tiles(x, tile))
 
 
 def run_halves(
@@ -121,6 +126,7 @@ class _Run:
         self.params: dict[str, Any] = {"lowest": float(np.finfo(self.dtype).min), **sizes, **(params or {})}
         self.arrays: dict[str, Array] = {k: np.asarray(v) for k, v in arrays.items()}
         self.merging: Callable[[int], Any] | None = None
+        self.lag = 0.0
 
     def extent(self, p: Poly) -> int:
         return int(Box({}, self.arrays, self.params, np.asarray(True), NO_REFS, self.dtype).poly(p))
@@ -205,10 +211,12 @@ class _Run:
     def fold(self, f: Fold, demanded: Demanded, spans: list[Span]) -> dict[str, Array]:
         if self.merging is None:
             part = self.start(f)
+            held: Held = {m.name: self.references(m, part) for m in f.members}
             for span in spans:
-                part = self.tile(f, part, span, demanded)
+                part, held = self.tile(f, part, span, demanded, held)
+            part = self.arrived(f, part, held)
         else:
-            parts = [self.tile(f, self.start(f), span, demanded) for span in spans]
+            parts = [self.tile(f, self.start(f), span, demanded)[0] for span in spans]
 
             def merged(order: Any) -> States:
                 if isinstance(order, int):
@@ -257,17 +265,33 @@ class _Run:
         infinite = isinstance(identity, float) and np.isinf(identity)
         return [np.where(own[0] == identity, own[0], x) for x in out] if infinite else out
 
-    def tile(self, f: Fold, states: States, span: Span, demanded: Demanded) -> States:
-        """The states after one more tile: per member, its references, move, add."""
+    def tile(
+        self, f: Fold, states: States, span: Span, demanded: Demanded, held: Held | None = None
+    ) -> tuple[States, Held]:
+        """The states after one more tile, and the references they are relative to: per member, those, move, add.
+
+        held  the references before the tile; those of the states if None
+        """
         new: States = {}
+        now: Held = {}
         for m in f.members:
-            before, after = self.references(m, states), self.references(m, {**states, **new})
+            before = self.references(m, states) if held is None else held[m.name]
+            true = self.references(m, {**states, **new})
+            after = now[m.name] = [np.where(np.abs(x - y) <= self.lag, y, x) for x, y in zip(true, before, strict=True)]
             own = self.moved(m, states, before, after)
             refs = {(k, "new"): x for k, x in enumerate(after)}
             wanted = demanded[m.name]
             tile = self.add(m.op, m.outer, f.axis[0], span, both(f.domain, m.domain), m.pieces, wanted, refs)
             for k, (x, y) in enumerate(zip(own, tile, strict=True)):
                 new[m.state(k)] = OPERATORS[m.op].numpy(x, y)
+        return new, now
+
+    def arrived(self, f: Fold, states: States, held: Held) -> States:
+        """The states at the references that they end at."""
+        new: States = {}
+        for m in f.members:
+            own = self.moved(m, states, held[m.name], self.references(m, {**states, **new}))
+            new |= {m.state(k): x for k, x in enumerate(own)}
         return new
 
     def merge(self, f: Fold, a: States, b: States) -> States:
