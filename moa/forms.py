@@ -18,6 +18,7 @@ from moa.laws.assemble import defines, in_order, reads_of
 from moa.laws.carry import Carried, carry, prefix
 from moa.laws.chunk import Chunked
 from moa.laws.inlining import Names, inlined
+from moa.laws.parts import Parted
 from moa.laws.readers import apart, with_recurrences
 from moa.laws.reading import Stays
 from moa.laws.reassociate import Reassociated, opens
@@ -36,6 +37,7 @@ from moa.tile import parallel
 
 MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
 SEQUENTIAL = 3.5  # an operation in a recurrence, or in chunks, in operations in a tile: states go through the cache
+MANY = 1 << 30  # items of a system without traversals: its work is divided anywhere
 MARGIN = 0.8  # another form is taken where it costs less than this share of the form as written
 
 
@@ -47,19 +49,21 @@ class Outline:
     flops       floating-point operations, as a polynomial in sizes; a prefix domain counts as what it holds
     sequential  those of them that stand in recurrences, or in chunks
     sequences   how many recurrences (or chunks) can run at once: the extents along which they are independent
+    items       how many rows the longest traversal is computed for: each is the work of one thread
     """
 
     name: str
     flops: Poly
     sequential: Poly
     sequences: Poly
+    items: Poly
 
     def cost(self, sizes: Mapping[str, int], threads: int = 1) -> float:
         """Operations of the busiest thread at these sizes, those of a recurrence weighted by SEQUENTIAL."""
         sequential = evaluate(self.sequential, sizes)
         others = evaluate(self.flops, sizes) - sequential
         side_by_side = max(1, min(threads, evaluate(self.sequences, sizes)))
-        return others / threads + SEQUENTIAL * sequential / side_by_side
+        return others / max(1, min(threads, evaluate(self.items, sizes))) + SEQUENTIAL * sequential / side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Form(Outline):
     steps: tuple[Step, ...]
 
     def outline(self) -> Outline:
-        return Outline(self.name, self.flops, self.sequential, self.sequences)
+        return Outline(self.name, self.flops, self.sequential, self.sequences, self.items)
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.flops} operations"
@@ -104,6 +108,7 @@ def streamed_beside(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
 def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]:
     """The forms of an inlined system, the first being `streamed`; what was refused goes into the trace."""
     out = [_form("as written", streamed, tuple(trace.steps))]
+    written = streamed
     orders = [_Order(normal, frozenset(), frozenset(), frozenset(), ())]
     for order in orders:
         own = Trace(steps=list(order.steps))
@@ -125,7 +130,35 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
         for more in _orders(order, trace):
             if len(orders) < MAX_FORMS and all(more.opened != x.opened for x in orders):
                 orders.append(more)
-    return tuple(out)
+    parted = _parted(out[0], written, trace)
+    return tuple(out) if parted is None else (*out, parted)
+
+
+def _parted(form: Form, streamed: Normal, trace: Trace) -> Form | None:
+    """A form with each traversal of a run-time length in parts, for fewer rows than threads; None if there is none."""
+    names = Names(streamed)
+    names.taken |= {c.name for r in streamed.recurrences for c in r.components}
+    steps: list[Step] = []
+    equations: list[Eq | Fold] = []
+    stored: list[str] = []
+    for e in streamed.equations:
+        if isinstance(e, Eq) or e.axis[1].as_int() is not None:
+            equations.append(e)
+            continue
+        try:
+            made: Parted = LAWS["merge"].apply(e, names.fresh)
+        except Stays as reason:
+            _refuse(trace, "merge", e.name, str(reason))
+            return None
+        equations += [made.parts, made.merged]
+        stored += [m.name for m in made.parts.members]
+        text = f"{made.parts}; {made.merged}"
+        steps.append(Step("merge", e.name, str(e), text, made.conditions, contract=LAWS["merge"].contract))
+    if not steps:
+        return None
+    _extend(trace, steps)
+    parted = replace(streamed, equations=tuple(equations), stored=(*streamed.stored, *stored))
+    return _form("in parts, merged", parted, (*form.steps, *steps))
 
 
 def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
@@ -135,7 +168,11 @@ def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
     sequences = const(1)
     for _, extent in min(own, key=len, default=()):
         sequences = sequences * extent
-    return Form(text, total, sequential, sequences, named, steps)
+    folds = [e.shared for e in named.equations if isinstance(e, Fold)]
+    items = const(1) if folds else const(MANY)
+    for _, extent in max(folds, key=len, default=()):
+        items = items * extent
+    return Form(text, total, sequential, sequences, items, named, steps)
 
 
 def _with_arrays(streamed: Normal, names: Set[str]) -> Normal:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from moa.interp.loops import run as run_phase
 from moa.interp.normal import run as run_normal
 from moa.interp.scalar import evaluate as scalar_value
 from moa.interp.tiles import run as run_tiles
+from moa.laws.table import LAWS
 from moa.loops import Element
 from moa.oracle import bind, evaluate, oracle
 from moa.parse import parse
@@ -34,6 +36,25 @@ MINIATURES = (
     Strategy(4, 4, 8, 2, 1, 4),
 )
 FLOATS: dict[str, Any] = {"f64": np.float64, "f32": np.float32}
+
+
+@contextmanager
+def laws(**changes: Callable[..., Any]) -> Iterator[None]:
+    """Some laws replaced by what is made of them; what was derived before and inside is forgotten."""
+    old = dict(LAWS.laws)
+    for name, change in changes.items():
+        LAWS.laws[name] = replace(old[name], apply=change(old[name].apply))
+    derived.cache_clear()
+    try:
+        yield
+    finally:
+        LAWS.laws.update(old)
+        derived.cache_clear()
+
+
+def in_short(length: int) -> Callable[..., Any]:
+    """Parts or chunks of so many elements: small sizes have several of them."""
+    return lambda apply: partial(apply, length=length)
 
 
 class Chain:

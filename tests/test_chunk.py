@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
-from chain import MINIATURES, Chain
+from chain import MINIATURES, Chain, in_short, laws
 from formulas import LENGTHS, PROGRAMS, agrees, derived, expected, gap, inputs, interpreted, kernel_of
 from programs import Case, listed
 
 from moa.laws.chunk import Chunked
-from moa.laws.table import LAWS
 from moa.normal import apply, lit
 from moa.parse import parse
 from moa.pipeline import Derivation, derive
@@ -65,15 +62,14 @@ def test_what_is_not_a_prefix_is_refused_with_its_reason() -> None:
 @pytest.mark.parametrize("stage", ["tiles", "loops", "llvm"])
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 11])
 @pytest.mark.parametrize("name", ["padded linear", "gated"])
-def test_every_stage_stays_inside_the_arrays(name: str, n: int, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stage_stays_inside_the_arrays(name: str, n: int, stage: str) -> None:
     """Chunks of 4 rows, at lengths on both sides of it; the interpreters check every index."""
-    law = LAWS["chunk"]
-    monkeypatch.setitem(LAWS.laws, "chunk", replace(law, apply=partial(law.apply, length=4)))
     params = {
         "padded linear": "Q[n, dk] K[n, dk] V[n, dv] keep:bool[n]",
         "gated": "Q[h, n, dk] K[h, n, dk] V[h, n, dv] g[h, n]",
     }
-    chain = Chain(Case(PROGRAMS[name], listed(params[name]), {"n": n, "dk": 2, "dv": 3, "h": 2}), "f64")
+    with laws(chunk=in_short(4)):
+        chain = Chain(Case(PROGRAMS[name], listed(params[name]), {"n": n, "dk": 2, "dv": 3, "h": 2}), "f64")
     form = chunked(chain.derivation)
     placed = chain.place(MINIATURES[n % len(MINIATURES)], {}, form)
     run = {
@@ -104,12 +100,7 @@ def nothing_far(made: Chunked) -> Chunked:
 
 
 @pytest.mark.parametrize("change", [no_move, all_near, nothing_far])
-def test_a_broken_copy_is_caught(change: Callable[[Chunked], Chunked], monkeypatch: pytest.MonkeyPatch) -> None:
-    law = LAWS["chunk"]
-
-    def mutant(*args: Any) -> Chunked:
-        return change(law.apply(*args))
-
-    monkeypatch.setitem(LAWS.laws, "chunk", replace(law, apply=mutant))
-    d = derive(parse(PROGRAMS["gated"]), 0)
+def test_a_broken_copy_is_caught(change: Callable[[Chunked], Chunked]) -> None:
+    with laws(chunk=lambda apply: lambda *args: change(apply(*args))):
+        d = derive(parse(PROGRAMS["gated"]), 0)
     assert not agrees(d, d.forms[chunked(d)], (5, 130))

@@ -5,14 +5,23 @@ A program that once failed is in COUNTEREXAMPLES by name, and runs through every
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
-from chain import MINIATURES, Chain
+from chain import MINIATURES, Chain, in_short, laws
 from hypothesis import HealthCheck, given, settings
 from programs import Case, anything, attention, hostile, linear, listed, other, programs
 
 import moa
 from moa.loops import Element
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_parts() -> Iterator[None]:
+    """Parts and chunks of few elements: sizes here have several of them."""
+    with laws(merge=in_short(3), chunk=in_short(4)):
+        yield
 
 
 def check(case: Case, stages: tuple[str, ...], dtype: Element = "f64") -> None:

@@ -203,4 +203,5 @@ def test_refused_with_the_reason(name: str) -> None:
 
 def test_nothing_is_said_where_there_is_nothing_to_exchange() -> None:
     d = of("def f(Q[n, d], K[m, d], V[m, e]):\n    return softmax(Q @ K.T / sqrt(d)) @ V\n")
-    assert len(d.forms) == 1 and not d.trace.refused and not d.trace.others
+    assert [f.name for f in d.forms] == ["as written", "in parts, merged"]
+    assert not d.trace.refused and {s.law for s in d.trace.others} == {"merge"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from moa.domains import TileRange, split, tile_ranges
+from moa.laws.split import conjuncts
 from moa.normal import TRUE, Cond, Eq, Fold, Member, Normal, Scalar, apply, both, choose, loads, map_cond
-from moa.poly import Poly, const
+from moa.poly import Poly, const, minimum, var
 from moa.tile.strategy import Strategy
 from moa.tiles import Array
 
@@ -90,6 +92,10 @@ class Plan:
             return (TileRange(const(0), end, "full"),)
         outer = tuple(v for v in items if v != row)
         affine, _ = split(domain, items, red, outer)
+        ends = {c: c.args[0] + var(red) + 1 for c in conjuncts(affine) if _ends(c, red, set(outer))}
+        affine = both(*(c for c in conjuncts(affine) if c not in ends))
+        for e in ends.values():
+            end = minimum(end, e)
         if affine.is_true:
             return (TileRange(const(0), end, "full"),)
         s = self.strategy
@@ -97,7 +103,7 @@ class Plan:
         found = tile_ranges(affine, row, rows, red, s.granule, extents, outer)
         if any(r.kind == "classified" for r in found):
             found = tile_ranges(affine, row, rows, red, s.keys, extents, outer)
-        return found
+        return tuple(replace(r, hi=minimum(r.hi, end)) for r in found) if ends else found
 
     def mask(self, own: Cond, union: Cond, partial: bool) -> Cond:
         """What must still be tested per element of a member's domain inside tiles of the union of domains."""
@@ -112,6 +118,14 @@ class Plan:
             if affine != own
             else TRUE
         )
+
+
+def _ends(c: Cond, red: str, outer: set[str]) -> bool:
+    """Whether a condition is an end of the reduced axis that is one number for each work item."""
+    if c.op != "ge":
+        return False
+    p = c.args[0]
+    return p.coefficient(red) == -1 and (p + var(red)).vars() <= outer
 
 
 __all__ = ["NeedStore", "Plan"]
