@@ -169,6 +169,34 @@ COUNTEREXAMPLES: dict[str, Case] = {
         "S[n, m] V[m, c]",
         {"n": 3, "m": 0, "c": 2},
     ),
+    "sums of floats and of integers under one sum": case(  # once a crash: they were made one traversal
+        "def g(X[n, d], k: int[n, d]):\n    return sum(abs(X - sum(X, keepdims=True) * sum(k, keepdims=True)))\n",
+        "X[n, d] k:int[n, d]",
+        {"n": 7, "d": 5},
+    ),
+    "a masked variance by counts": case(
+        """def g(X[n, d]):
+    c = sum(where(X > 0, 1, 0), keepdims=True)
+    y = sum(where(X > 0, X, 0), keepdims=True) / maximum(c, 1)
+    return sum(where(X > 0, (X - y) ** 2, 0))
+""",
+        "X[n, d]",
+        {"n": 7, "d": 5},
+    ),
+    "sorted by twice a sum": case("def g(X[n, d]):\n    return argsort(2 * sum(X))\n", "X[n, d]", {"n": 1, "d": 5}),
+    "a weight of 0 beside an infinity": case(
+        "def g(X[n, d]):\n    return sum(softmax(X) * exp(-X))\n", "X[n, d]", {"n": 5, "d": 4}, "-inf"
+    ),
+    "zeros beside a NaN": case("def g(X[n, d]):\n    return sum(zeros(d) * X)\n", "X[n, d]", {"n": 5, "d": 4}, "nan"),
+    "a mask that every lane makes on its own": case(
+        """def f(Q[n, d], K[n, d], V[n, c]):
+    i, j = iota(n)[:, None], iota(n)
+    near = (abs(i // 3 - j // 3) <= 1) & (abs(i % 3 - j % 3) <= 1)
+    return softmax(where(near & ((i - j) % n < 5), Q @ K.T, -inf)) @ V
+""",
+        "Q[n, d] K[n, d] V[n, c]",
+        {"n": 11, "d": 2, "c": 3},
+    ),
     "an integer chosen by floats": case(
         "def g(X[n, d]):\n    return where(sum(X) > 0, 1, 0) + tanh(sum(X))\n", "X[n, d]", {"n": 5, "d": 4}
     ),

@@ -105,7 +105,7 @@ def find_groups(reductions: Sequence[Eq]) -> tuple[Group, ...]:
         assert a.red is not None
         for name, index in equation_loads(a):
             b, at = by_name.get(name), _plain(index)
-            if b is None or at is None:
+            if b is None or at is None or "i" in (a.dtype, b.dtype):  # integers are arrays of their own
                 continue
             assert b.red is not None
             if a.red[0] in at:

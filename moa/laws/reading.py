@@ -105,11 +105,13 @@ class Difference:
 class Reading:
     """One piece of a body, read as a product.
 
+    plain, outside   the factors of the data, and those of them that stand beside what is guarded
     own   (u, rest) where the exponent is u + rest and the reference is the maximum of u, which nothing else reads
     """
 
     cond: Cond
     plain: list[tuple[Scalar, int]] = field(default_factory=list)
+    outside: list[tuple[Scalar, int]] = field(default_factory=list)
     exponents: list[Scalar] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     guards: list[Cond] = field(default_factory=list)
@@ -157,9 +159,11 @@ class Reader:
         out.unguarded = bool(out.references) and not out.guards and out.unguarded
         return out
 
-    def factor(self, x: Scalar, power: int, out: Reading) -> None:
+    def factor(self, x: Scalar, power: int, out: Reading, inside: bool = False) -> None:
         if not self.depends(x):
             out.plain.append((x, power))
+            if not inside:
+                out.outside.append((x, power))
             return
         if x.op == "exp":
             argument = x.args[0] if power > 0 else apply("neg", x.args[0])
@@ -177,7 +181,7 @@ class Reader:
             if coefficient != 1:
                 out.plain.append((lit(coefficient), 1))
             for z, p in parts:
-                self.factor(z, p, out)
+                self.factor(z, p, out, True)
             return
         if x.op in ("add", "sub"):
             self.difference(x, out)

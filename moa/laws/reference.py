@@ -174,13 +174,13 @@ def _basis(r: Reading, powers: tuple[int, ...], new: Mapping[Scalar, Scalar], ce
         return product(r.plain)
     scale = _exponential([(x.rate, apply("sub", x.u, new[x.finite])) for x in r.references])
     out: list[tuple[Scalar, int]] = [] if scale is None else [(scale, 1)]
-    out += r.plain
+    out += [f for f in r.plain if not r.guards or f not in r.outside]
     for d, centre, p in zip(r.differences, centres, powers, strict=True):
         out += [(apply("sub", d.x, new[centre]), 1)] * p
     value = product(out)
     for c in r.guards:
         value = choose(c, lit(0), value)
-    return value
+    return product([(value, 1), *r.outside]) if r.guards else value
 
 
 def _entry(a: tuple[int, ...], b: tuple[int, ...], steps: list[Scalar], scale: Scalar | None) -> Scalar:

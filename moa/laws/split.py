@@ -142,7 +142,7 @@ def split(e: Eq) -> Eq | None:
         found = _choice(s, axis)
         decided = found is not None and (implies(where, found) or implies(where, negate(found)))
         if found is None or decided or len(used | {found}) > MAX_CONDITIONS:
-            if s is not identity and not _vanishes(s, e.op):
+            if s is not identity and (c is TRUE or not _vanishes(s, e.op)):  # a zero that no choice made keeps NaN
                 done.append((c, s))
             continue
         used.add(found)

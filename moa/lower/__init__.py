@@ -203,7 +203,7 @@ class PhaseLowering:
     def lower(self, name: str) -> Fn:
         b = self.b = Builder(name, None, ("p", "i", "i", "p"))
         _, first, last, self.workspace = b.params
-        self.address = Address(b, self.slots, self.elements)
+        self.address = Address(b, self.slots, self.elements, self.store.shapes)
         self.env: dict[str, Arg] = {}
         with b.loop(first, last, Const(1, "i"), []) as body:
             rest: Arg = body.index
@@ -257,7 +257,7 @@ class PhaseLowering:
         def outer(name: str) -> Arg:
             return inner.use(self.env[name])
 
-        address = Address(inner, self.slots, self.elements, self.address)
+        address = Address(inner, self.slots, self.elements, self.store.shapes, self.address)
         lowering = NestLowering(self.store, inner, address, inner.use(self.workspace), outer, nest)
         (lowering.join if join else lowering.lower)()
         read, written = touched(nest, lowering.joined, join)

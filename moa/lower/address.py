@@ -12,7 +12,7 @@ from typing import Literal
 from moa.loops import Arg, Const, Element
 from moa.lower.builder import Builder
 from moa.normal import Cond
-from moa.poly import Atom, Poly, atom
+from moa.poly import Atom, Poly, atom, const, maximum, minimum
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,17 @@ class Address:
     """
 
     def __init__(
-        self, b: Builder, slots: Mapping[Slot, int], elements: Mapping[str, Element], outer: Address | None = None
+        self,
+        b: Builder,
+        slots: Mapping[Slot, int],
+        elements: Mapping[str, Element],
+        shapes: Mapping[str, tuple[Poly, ...]],
+        outer: Address | None = None,
     ) -> None:
         self.b = b
         self.slots = slots
         self.elements = elements
+        self.shapes = shapes
         self.outer = outer
 
     def slot(self, s: Slot) -> Arg:
@@ -98,10 +104,14 @@ class Address:
                 return b.here("i", "load", *self.element(a.name, a.args, env), attrs=("i64", False))
 
     def element(self, array: str, index: tuple[Poly, ...], env: Callable[[str], Arg]) -> tuple[Arg, Arg]:
-        """(pointer, offset in elements) of one element of an array in memory."""
+        """(pointer, offset in elements) of one element of an array in memory.
+
+        A condition or a choice around it may say that it is outside, and is made beside it: it is clamped.
+        """
         offset = Poly({})
-        for k, p in enumerate(index):
-            offset = offset + p * stride(array, k)
+        for k, (p, extent) in enumerate(zip(index, self.shapes[array], strict=True)):
+            within = p if p.as_int() is not None else maximum(minimum(p, extent - 1), const(0))
+            offset = offset + within * stride(array, k)
         return self.pointer(array), self.poly(offset, env)
 
     def cond(self, c: Cond, env: Callable[[str], Arg]) -> Arg:

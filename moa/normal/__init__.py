@@ -42,6 +42,7 @@ from moa.normal.scalar import (
 )
 from moa.normal.walk import (
     cond_loads,
+    cond_polys,
     cond_scalars,
     loads,
     map_cond,
@@ -73,6 +74,7 @@ __all__ = [
     "choose",
     "compare",
     "cond_loads",
+    "cond_polys",
     "cond_scalars",
     "cond_text",
     "either",

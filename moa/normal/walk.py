@@ -116,6 +116,13 @@ def cond_scalars(c: Cond) -> tuple[Scalar, ...]:
             return ()
 
 
+def cond_polys(c: Cond) -> tuple[Poly, ...]:
+    """The integers that a condition compares with 0."""
+    if c.op in ("ge", "eq"):
+        return c.args
+    return tuple(p for x in c.args if isinstance(x, Cond) for p in cond_polys(x))
+
+
 def cond_loads(c: Cond) -> tuple[tuple[str, Index], ...]:
     """(array, index) of every element a condition reads, integer and boolean ones included."""
     out = [(a.name, a.args) for a in c.atoms() if a.kind == "load"]

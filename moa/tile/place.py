@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from moa.normal import Index, Scalar, loads
+from moa.normal import Index, Scalar, cond_polys, loads, subterms
 from moa.poly import Poly
 from moa.tile.strategy import Strategy
 from moa.tiles import Map, Nest, Reduce, TileAxis, TileStmt
@@ -14,6 +14,7 @@ GATHER = 1.5  # cost of one lane loaded on its own, in vector loads
 SCATTER = 2.0  # likewise stored
 BANKS = 4.0  # cost of lanes on their own in the scratch of a block of threads, all at once: rows are padded for it
 REUSE, REUSE_ELSEWHERE = 0.25, 0.6  # loads that a register block shares: the row axis holds several vectors
+MOST_SCATTERED = 24  # integers that each lane makes on its own: beyond them, one element at a time is shorter code
 INSIDE = 1 / 16  # what is done once for a whole reduction, beside what is done for each of its elements
 
 
@@ -81,13 +82,15 @@ def place(
     lane: str | None,
     static: frozenset[str],
     s: Strategy,
+    alone: bool = False,
 ) -> None:
-    """Appends a statement to the last nest of `body` where that keeps its meaning, else to a new one.
+    """Appends a statement to the last nest of `body` where that keeps its meaning, else to a new one; `alone` to none.
 
     `static` are the axes whose vectors are a fixed number: a reduction across the whole nest keeps its partial results
     in registers, which needs that or a nest of nothing but the reduced axis.
     """
-    if body and isinstance(body[-1], Nest) and joins(body[-1], statement, loops, lane, static):
+    alone = alone or lane_by_lane(statement, lane)
+    if not alone and body and isinstance(body[-1], Nest) and joins(body[-1], statement, loops, lane, static):
         nest = body[-1]
         body[-1] = replace(nest, statements=(*nest.statements, statement), loops=blocks(nest, statement, s))
         return
@@ -97,8 +100,8 @@ def place(
 
 def blocks(nest: Nest, statement: Map | Reduce, s: Strategy) -> tuple[tuple[str, int], ...]:
     """Block sizes: the innermost looped axis, more of it where a statement reduces inside."""
-    if not nest.loops:
-        return ()
+    if not nest.loops or any(lane_by_lane(x, nest.lane) for x in nest.statements):
+        return nest.loops
     *outer, (last, size) = nest.loops
     names = {a for a, _ in nest.loops} | {nest.lane}
     inside = isinstance(statement, Reduce) and any(a not in names for a in statement.over)
@@ -111,6 +114,8 @@ def joins(
     """Whether a statement means the same block by block inside the nest as after it."""
     own = tuple(a for a, _ in nest.loops)
     if horizontal(statement, loops, lane) or any(horizontal(x, own, nest.lane) for x in nest.statements):
+        return False
+    if any(lane_by_lane(x, nest.lane) for x in nest.statements):
         return False
     if lane != nest.lane:
         across = isinstance(statement, Reduce) and not loops and lane is None
@@ -137,6 +142,24 @@ def joins(
             if array == statement.target.args[0] and index != statement.target.args[1]:
                 return False
     return True
+
+
+def scattered(value: Scalar, lane: str) -> int:
+    """How many integers each lane makes on its own in a value: those of indices and conditions that are not linear."""
+    found = [p for s in subterms(value) if s.op == "select" for p in cond_polys(s.args[0])]
+    found += [p for s in subterms(value) if s.op == "int" for p in s.args]
+    found += [p for _, index in loads(value) for p in index if stride_kind(index, lane) == "strided"]
+    return sum(len(p.atoms()) for p in dict.fromkeys(found) if lane in p.vars() and p.coefficient(lane) is None)
+
+
+def lane_by_lane(statement: Map | Reduce, lane: str | None) -> bool:
+    """Whether a condition in it is made for each lane on its own: a block of such statements would be long code."""
+    return lane is not None and any(
+        lane in p.vars() and ((c := p.coefficient(lane)) is None or c.as_int() not in (1, -1))
+        for s in subterms(statement.value)
+        if s.op == "select"
+        for p in cond_polys(s.args[0])
+    )
 
 
 def horizontal(statement: Map | Reduce, loops: tuple[str, ...], lane: str | None) -> bool:

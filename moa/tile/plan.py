@@ -124,8 +124,9 @@ def _ends(c: Cond, red: str, outer: set[str]) -> bool:
     """Whether a condition is an end of the reduced axis that is one number for each work item."""
     if c.op != "ge":
         return False
-    p = c.args[0]
-    return p.coefficient(red) == -1 and (p + var(red)).vars() <= outer
+    p: Poly = c.args[0]
+    step = p.coefficient(red)
+    return step is not None and step.as_int() == -1 and (p + var(red)).vars() <= outer
 
 
 __all__ = ["NeedStore", "Plan"]

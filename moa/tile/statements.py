@@ -31,7 +31,7 @@ from moa.normal import (
 from moa.ops import OPERATORS
 from moa.poly import Poly, var
 from moa.tile.formulas import base_two
-from moa.tile.place import as_index, choose_lane, place, stride_kind
+from moa.tile.place import MOST_SCATTERED, as_index, choose_lane, place, scattered, stride_kind
 from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Map, Nest, Reduce, Tile, TileAxis, TileStmt
 
@@ -191,7 +191,7 @@ class Statements(ABC):
 
     def lane(self, target: Scalar, value: Scalar, over: tuple[str, ...], free: bool = False) -> str | None:
         """The cheapest lane axis of a statement; `free`: the target may still put any of its axes last."""
-        if target.args[0] in self.plan.memory and self.plan.memory[target.args[0]].kind != "f":
+        if self.integral(target):
             return None  # integers are scalars
         names = self.statement_axes(target, over)
 
@@ -202,6 +202,9 @@ class Statements(ABC):
         return choose_lane(
             axes, target, value, over, self.row, self.plan.strategy, free, reused, self.plan.memory.__contains__
         )
+
+    def integral(self, target: Scalar) -> bool:
+        return target.args[0] in self.plan.memory and self.plan.memory[target.args[0]].kind != "f"
 
     def statement_axes(self, target: Scalar, over: tuple[str, ...]) -> list[str]:
         """The tiled axes of a statement: those of its target in order, then the reduced ones."""
@@ -225,13 +228,16 @@ class Statements(ABC):
         statement = replace(statement, value=self.plan.hosted(value))
         over = statement.over if isinstance(statement, Reduce) else ()
         lane = self.lane(statement.target, statement.value, over)
+        if lane is not None and scattered(statement.value, lane) > MOST_SCATTERED:
+            lane = None
         if lane is not None and scope.loop is not None:
             statement = replace(statement, value=self.packed(statement.value, lane))
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
         if over and lane is not None and scope.loop is not None and self.plan.strategy.staged:
             statement = replace(statement, value=self.staged(statement.value, lane, loops[-1:], scope))
         static = frozenset({self.row} if self.row else ())
-        place(scope.out, statement, loops, lane, static, self.plan.strategy)
+        whole = isinstance(statement, Reduce) and self.integral(statement.target)  # not in the lanes of others
+        place(scope.out, statement, loops, lane, static, self.plan.strategy, whole)
 
     def staged(self, value: Scalar, lane: str, block: tuple[str, ...], scope: Scope) -> Scalar:
         """The value with matrices that are the same in all lanes read from tiles, copied before; `block` is contiguous.
