@@ -179,6 +179,8 @@ class Poly:
     def __floordiv__(self, other: Poly | int) -> Poly:
         d = as_poly(other)
         n = d.as_int()
+        if n is not None and n < 0:
+            return -self // -d
         if n is not None and n != 0:
             whole = {m: Fraction(c, n) for m, c in self.terms if Fraction(c, n).denominator == 1}
             rest = Poly({m: c for m, c in self.terms if Fraction(c, n).denominator != 1})

@@ -368,8 +368,8 @@ class _Demands:
     def narrow(self, box: Box, c: Cond) -> Box:
         """The box where c holds, as far as that is known without evaluating floats; what c reads is demanded."""
         match c.op:
-            case "and":
-                for x in c.args:
+            case "and":  # conditions on indices guard the loads in the others
+                for x in sorted(c.args, key=lambda x: bool(cond_loads(x))):
                     box = self.narrow(box, x)
                 return box
             case "cmp":

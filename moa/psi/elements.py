@@ -120,6 +120,19 @@ def elementwise(op: str, operands: list[Element]) -> Element:
     return apply(op, *scalars)
 
 
+def divided(a: Poly, b: Poly) -> tuple[Poly, Poly]:
+    """Quotient and remainder, rounded down. Sizes and integer parameters are known to be at least 1; data may be
+    anything, and what is divided by 0 is 0, as in NumPy."""
+    if b == 0:
+        return const(0), const(0)
+    if all(x.kind not in ("load", "var") for x in b.atoms()):
+        return a // b, a % b
+    above = poly.select(at_least_zero(b), a, -a)
+    quotient = poly.atom("div", args=(above, poly.maximum(poly.absolute(b), const(1))))
+    zero = is_zero(b)
+    return poly.select(zero, const(0), quotient), poly.select(zero, const(0), a - b * quotient)
+
+
 def integer_operation(op: str, a: Poly, b: Poly) -> Element:
     match op:
         case "add":
@@ -129,9 +142,9 @@ def integer_operation(op: str, a: Poly, b: Poly) -> Element:
         case "mul":
             return a * b
         case "floordiv":
-            return a // b
+            return divided(a, b)[0]
         case "mod":
-            return a % b
+            return divided(a, b)[1]
         case "max":
             return poly.maximum(a, b)
         case "min":
