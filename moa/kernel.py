@@ -19,7 +19,7 @@ from moa.arrays import ABSENT, Parameter, hashable, scalar_key
 from moa.call import Call, prepare
 from moa.forms import chosen
 from moa.kept import Front, Kept, Written, front_of
-from moa.loops import Element
+from moa.loops import Element, Loops, longest_block
 from moa.oracle import bind, evaluate
 from moa.pipeline import (
     LARGEST_SPECIALISED,
@@ -43,6 +43,7 @@ BACKENDS = ("llvm", "c", "cuda")
 VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumulators
 KEYS = {"f64": 96, "f32": 192}
 MOST_CALLS = 256  # shapes whose plans are kept
+LONGEST_BLOCK = 3500  # instructions in one block; with more, fewer rows are computed at once
 FEW_ROWS = 2  # up to this many rows, lanes along another axis cost less
 SINGLE_THREAD_FLOPS = 2_000_000  # below about 100 us on one thread, waking another costs more than it brings
 PLANNING = threading.RLock()  # one compilation at a time; a fork waits for it, so that none is cut off in the child
@@ -344,7 +345,13 @@ class Kernel:
         def placed() -> Placed:
             derivation = self._formed(ranks, form)
             own = unit | frozenset(derivation.streamed.outputs) | _intermediates(derivation)
-            return place(derivation, strategy, self._element, fixed, own, self._stored)
+            for rows in dict.fromkeys((strategy.rows, min(strategy.rows, strategy.width), 1)):
+                smaller = replace(strategy, rows=rows)
+                found = place(derivation, smaller, self._element, fixed, own, self._stored)
+                if not too_long(found.lowered.loops):
+                    return found
+            text = f"the code of {self.name} would have blocks of {longest_block(found.lowered.loops)} instructions"
+            raise MoaError("support", text, None, "compute parts of it in kernels of their own")
 
         def compiled() -> tuple[Packing, Any]:
             from moa.expand import expand
@@ -385,6 +392,13 @@ def _intermediates(derivation: Derivation) -> frozenset[str]:
     for r in derivation.streamed.recurrences:
         out |= {c.name for c in r.components} | {e.name for e in r.readers}
     return frozenset(out)
+
+
+def too_long(loops: Loops) -> bool:
+    """Whether machine code of these loops would take unreasonably long to make."""
+    from moa.expand import expand
+
+    return longest_block(loops) > LONGEST_BLOCK // 4 and longest_block(expand(loops)) > LONGEST_BLOCK
 
 
 def _face(name: str) -> Any:

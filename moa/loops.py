@@ -166,6 +166,22 @@ class Loops:
         return "\n\n".join(function_text(f) for f in self.functions)
 
 
+def longest_block(loops: Loops) -> int:
+    """The most instructions that stand in one block without a loop or a choice between them."""
+
+    def longest(body: tuple[Stmt, ...]) -> int:
+        best = run = 0
+        for s in body:
+            if isinstance(s, Op):
+                run += 1
+                continue
+            inner = (s.body,) if isinstance(s, For) else (s.then, s.other) if isinstance(s, If) else ()
+            best, run = max(best, run, *map(longest, inner)), 0 if inner else run + 1
+        return max(best, run)
+
+    return max((longest(f.body) for f in loops.functions), default=0)
+
+
 def function_text(f: Fn) -> str:
     return "\n".join([f"fn {f.name}({', '.join(map(str, f.params))}):", *body_text(f.body, 1)])
 

@@ -51,8 +51,8 @@ def implies(c: Cond, d: Cond) -> bool:
 
 
 def _at_least(p: Poly) -> bool:
-    n = p.as_int()
-    return n is not None and n >= 0
+    """Whether p >= 0 for all sizes and index variables, which are at least 0."""
+    return all(c >= 0 and all(a.kind in ("var", "size") for a in m) for m, c in p.terms)
 
 
 def assume(s: Scalar, c: Cond) -> Scalar:
