@@ -84,7 +84,7 @@ BIG = Strategy(16, 64, 192)
 
 @cache
 def derivation(text: str) -> Derivation:
-    return derive(read(text, {}), 1)
+    return derive(read(text, {}).parsed(), 1)
 
 
 @cache

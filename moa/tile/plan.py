@@ -121,12 +121,17 @@ class Plan:
 
 
 def _ends(c: Cond, red: str, outer: set[str]) -> bool:
-    """Whether a condition is an end of the reduced axis that is one number for each work item."""
+    """Whether a condition is where the axis ends for a work item: all of it, less what the items before it have."""
     if c.op != "ge":
         return False
     p: Poly = c.args[0]
-    step = p.coefficient(red)
-    return step is not None and step.as_int() == -1 and (p + var(red)).vars() <= outer
+    own = (p + var(red)).vars()
+    steps = [p.coefficient(v) for v in (red, *own)]
+    return (
+        own <= outer
+        and all(s is not None and (n := s.as_int()) is not None and n < 0 for s in steps)
+        and steps[0] == -1
+    )
 
 
 __all__ = ["NeedStore", "Plan"]
