@@ -80,6 +80,28 @@ def test_sanitizers(tmp_path: Path) -> None:
 
 
 @needs_cc
+@pytest.mark.skipif(not X86 or not shutil.which("valgrind"), reason="valgrind is missing, or knows no AVX2 here")
+def test_valgrind(tmp_path: Path) -> None:
+    kernel_of("gqa").emit(tmp_path / "out", n=5, m=7, dk=4, dv=3)
+    passes(tmp_path / "out", "gqa", "-O1", "-g", "-mavx2", "-mfma")
+    run("valgrind", "-q", "--error-exitcode=9", "--leak-check=full", tmp_path / "selftest")
+
+
+@pytest.mark.parametrize("name", ["causal", "with_lse"])
+@pytest.mark.skipif(
+    not shutil.which("aarch64-linux-gnu-gcc") or not shutil.which("qemu-aarch64"),
+    reason="aarch64-linux-gnu-gcc or qemu-aarch64 is missing",
+)
+def test_aarch64(tmp_path: Path, name: str) -> None:
+    """Another architecture, where the vectors are 128 bits wide and NaN have another default."""
+    kernel_of(name, "float64" if name == "causal" else "float32").emit(tmp_path / "out")
+    sources = [tmp_path / "out" / f"{name}{part}.c" for part in ("", "_selftest")]
+    program = tmp_path / "selftest"
+    run("aarch64-linux-gnu-gcc", *STRICT, "-O1", "-static", "-o", program, *sources, "-lm")
+    assert "WRONG" not in run("qemu-aarch64", program)
+
+
+@needs_cc
 def test_a_wrong_kernel_fails_its_test(tmp_path: Path) -> None:
     kernel_of("alibi").emit(tmp_path / "out")
     path = tmp_path / "out" / "alibi.c"
