@@ -19,6 +19,7 @@ from moa.pipeline import LARGEST_SPECIALISED, Placed, place, specialised_sizes
 from moa.storage import STORAGE
 from moa.text import MoaError
 
+BLOCKS = 132  # blocks that a large GPU runs at once: with fewer rows, axes are split into parts
 STAND_INS = {"f": np.float64(0), "i": np.int64(0), "b": np.bool_(False)}
 
 
@@ -107,7 +108,7 @@ class DeviceKernel(Kernel):
         unit = frozenset(k for k, v in arrays.items() if v.ndim and (v.strides[-1] == 1 or v.shape[-1] <= 1))
         fixed = {k: sizes[k] for k in specialised_sizes(front.program) if sizes[k] <= LARGEST_SPECIALISED}
         fixed |= {k: sizes[k] for k in self._fixed if k in sizes}
-        form = chosen(front.forms, sizes, 1)
+        form = chosen(front.forms, sizes, BLOCKS)
         placed, built = self._instance(ranks, form.name, fixed, unit, sizes, device)
         params = {p.name: given.get(p.name, p.default) for p in front.program.inputs if not p.shape}
         numbers = {k: float(v) for k, v in params.items() if v is not None} | sizes

@@ -184,6 +184,33 @@ def test_scratch_in_global_memory(programs_on_cpu: tuple[Device, dict[str, tuple
         assert all(map(same_bits, shared, device.run(prefix, chain, placed, limit=1024)))
 
 
+def test_forms_in_parts_and_in_chunks(tmp_path: Path) -> None:
+    """Few rows: the axis is split over blocks, and what they made is merged; prefixes go by chunks."""
+    from chain import in_short, laws
+
+    linear = """def f(Q[n, d], K[n, d], V[n, c]):
+    A = where(iota(n) <= iota(n)[:, None], (elu(Q) + 1) @ (elu(K) + 1).T, 0)
+    return (A @ V) / (sum(A, axis=-1, keepdims=True) + 1)"""
+    cases = {
+        "row": (WRITTEN["plain"].text, QKV, {"n": 1, "m": 67, "d": 5, "c": 35}, "parts"),
+        "causal": (MASKED.format("j <= i"), QKV, {"n": 41, "m": 41, "d": 4, "c": 3}, "parts"),
+        "linear": (linear, "Q[n, d] K[n, d] V[n, c]", {"n": 21, "d": 4, "c": 5}, "chunk"),
+    }
+    placed: dict[str, Placed] = {}
+    found: dict[str, tuple[Chain, int]] = {}
+    with laws(merge=in_short(16), chunk=in_short(8)):
+        for name, (text, params, sizes, word) in cases.items():
+            chain = Chain(written(text, params, **sizes), "f32")
+            form = next(k for k, f in enumerate(chain.derivation.forms) if word in f.name)
+            placed[name] = chain.place(STRATEGIES[0], {}, form)
+            found[name] = chain, form
+    device = Device(text_of(placed), tmp_path)
+    for name, (chain, form) in found.items():
+        for schedule in SCHEDULES:
+            got = device.run(name, chain, placed[name], schedule)
+            assert not chain.differs(got, chain.expected(), chain.normal(), form), (name, schedule)
+
+
 @pytest.mark.parametrize("seed", [3, 4, 8])
 def test_the_bits_are_those_of_the_loops(seed: int, tmp_path: Path) -> None:
     chain = Chain(numbered(seed), "f32")
