@@ -8,7 +8,7 @@ from typing import Any
 from moa.backends.llvm import Target, host, print_llvm
 from moa.loops import Loops
 
-BLOCK_CEILING = 4000
+BLOCK_CEILING = 10_000
 """Instructions of one basic block: code generation is quadratic in them (10,000 take 1.8 s)."""
 
 
