@@ -275,3 +275,10 @@ def test_mistakes() -> None:
         k.cost(n=3)
     with pytest.raises(MoaError, match="attention has no size q"):
         k.cost(q=3)
+
+
+def test_a_reshape_by_a_run_time_size_has_a_page() -> None:
+    """isl knows no end for what a run-time size divides: the words are then not exact, and the page says so."""
+    text = "def f(E[v, c], k: int[b, n], size: int):\n    return sum(reshape(E[k], [b, n // size, size * c]))\n"
+    page = str(moa.compile(text).explain())
+    assert "words" in page

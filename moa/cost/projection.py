@@ -46,6 +46,8 @@ def projected(parts: Iterable[tuple[Poly, Poly, Cond]], extent: Poly) -> tuple[P
             return first, last + 1 if guard is None else select(guard, last + 1, first)
     except TooLong:
         return None
+    except isl.Error:  # an end that no bound holds, as where a run-time size divides
+        return None
 
 
 def leaves(c: Cond) -> tuple[Cond, ...]:
