@@ -381,7 +381,8 @@ def test_pages_are_text_and_html() -> None:
     shown = read(text._repr_html_())  # type: ignore[attr-defined]
     for line in text.splitlines()[1:]:
         assert (
-            re.sub(r"^(formula|normal form|groups|laws|fold|kernel|contract|error|words)\b", "", line).strip() in shown
+            re.sub(r"^(formula|normal form|groups|laws|forms|fold|kernel|contract|error|words)\b", "", line).strip()
+            in shown
         )
     tiles = k.explain("tiles")
     assert read(tiles._repr_html_()) == tiles  # type: ignore[attr-defined]
