@@ -25,14 +25,14 @@ def short_parts() -> Iterator[None]:
 
 
 def check(case: Case, stages: tuple[str, ...], dtype: Element = "f64") -> None:
-    """Asserts that stages agree with the oracle on a case, in every form of its system."""
+    """Asserts that stages agree with the oracle on a case, as written and in another form by its seed."""
     chain = Chain(case, dtype)
     want = chain.expected()
     nan = chain.normal()
     assert not chain.differs(nan, want, nan), ("normal", chain.differs(nan, want, nan))
     strategy = MINIATURES[case.seed % len(MINIATURES)]
     fixed = {k: v for k, v in chain.sizes.items() if k in ("d", "c")} if case.seed % 2 else {}
-    for form in range(len(chain.derivation.forms)):
+    for form in sorted({0, case.seed % len(chain.derivation.forms)}):
         results = {f"streamed, tiles of {tile}": chain.normal(form, tile) for tile in (None, 1, 5)}
         placed = chain.place(strategy, fixed, form)
         for stage in stages:
