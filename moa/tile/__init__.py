@@ -13,7 +13,7 @@ from moa.normal import Axis, Eq, Fold, Index, Member, Normal, Recurrence, Scalar
 from moa.poly import Poly, var
 from moa.tile.formulas import fold_uses
 from moa.tile.phase import PhaseBuilder, Target
-from moa.tile.plan import NeedStore, Plan
+from moa.tile.plan import NeedStore, Plan, ends
 from moa.tile.reuse import reuse
 from moa.tile.strategy import Strategy
 from moa.tiles import Phase, Tiles
@@ -290,5 +290,6 @@ def _fold_row(plan: Plan, fold: Fold, items: tuple[Axis, ...]) -> str | None:
         for _, basis in m.pieces:
             for b in basis:
                 walk(b)
-    best = max(range(len(items)), key=lambda k: (score[fold.shared[k][0]], k))
-    return items[best][0]
+    ended = {v for c in ends(fold.domain, fold.axis[0], set(score)) for v in c.vars()}  # where an item ends is its own
+    found = [k for k in range(len(items)) if fold.shared[k][0] not in ended]
+    return items[max(found, key=lambda k: (score[fold.shared[k][0]], k))][0] if found else None

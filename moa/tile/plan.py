@@ -92,10 +92,10 @@ class Plan:
             return (TileRange(const(0), end, "full"),)
         outer = tuple(v for v in items if v != row)
         affine, _ = split(domain, items, red, outer)
-        ends = {c: c.args[0] + var(red) + 1 for c in conjuncts(affine) if _ends(c, red, set(outer))}
-        affine = both(*(c for c in conjuncts(affine) if c not in ends))
-        for e in ends.values():
-            end = minimum(end, e)
+        found_ends = ends(affine, red, set(outer))
+        affine = both(*(c for c in conjuncts(affine) if c not in found_ends))
+        for c in found_ends:
+            end = minimum(end, c.args[0] + var(red) + 1)
         if affine.is_true:
             return (TileRange(const(0), end, "full"),)
         s = self.strategy
@@ -103,7 +103,7 @@ class Plan:
         found = tile_ranges(affine, row, rows, red, s.granule, extents, outer)
         if any(r.kind == "classified" for r in found):
             found = tile_ranges(affine, row, rows, red, s.keys, extents, outer)
-        return tuple(replace(r, hi=minimum(r.hi, end)) for r in found) if ends else found
+        return tuple(replace(r, hi=minimum(r.hi, end)) for r in found) if found_ends else found
 
     def mask(self, own: Cond, union: Cond, partial: bool) -> Cond:
         """What must still be tested per element of a member's domain inside tiles of the union of domains."""
@@ -120,18 +120,19 @@ class Plan:
         )
 
 
-def _ends(c: Cond, red: str, outer: set[str]) -> bool:
-    """Whether a condition is where the axis ends for a work item: all of it, less what the items before it have."""
+def ends(domain: Cond, red: str, outer: set[str]) -> tuple[Cond, ...]:
+    """The conditions that say where the axis ends for a work item: all of it, less what the items before it have."""
+    return tuple(c for c in sorted(conjuncts(domain), key=str) if _is_end(c, red, outer))
+
+
+def _is_end(c: Cond, red: str, outer: set[str]) -> bool:
     if c.op != "ge":
         return False
     p: Poly = c.args[0]
     own = (p + var(red)).vars()
     steps = [p.coefficient(v) for v in (red, *own)]
-    return (
-        own <= outer
-        and all(s is not None and (n := s.as_int()) is not None and n < 0 for s in steps)
-        and steps[0] == -1
-    )
+    whole = all(s is not None and (n := s.as_int()) is not None and n < 0 for s in steps)
+    return own <= outer and whole and steps[0] == -1
 
 
-__all__ = ["NeedStore", "Plan"]
+__all__ = ["NeedStore", "Plan", "ends"]
