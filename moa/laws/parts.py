@@ -58,6 +58,8 @@ def merge(f: Fold, fresh: Callable[[str], str], length: int = LENGTH) -> Parted:
     """
     if any(m.width > 1 for m in f.members):
         raise Stays("states of several components are not stored")
+    if any(m.domain is not f.domain for m in f.members):
+        raise Stays("its members run over different domains")
     axis, extent = f.axis
     taken = {v for v, _ in (f.axis, *f.shared, *(a for m in f.members for a in m.outer))}
     p, s = (next(n for n in (base, *(f"{base}{k}" for k in range(99))) if n not in taken) for base in ("p", "s"))
