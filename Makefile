@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	@$(VENV)/bin/python examples/demo.py
 
 test: $(INSTALLED)
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED)
 	@$(VENV)/bin/ruff check .

@@ -54,9 +54,13 @@ def on_device(kernel: DeviceKernel, *arrays: Array, **named: Any) -> list[Faced]
     return faces
 
 
+ADOPTED: list[Any] = []  # what was on the device once stays: its address must not become that of an array that is not
+
+
 def adopt(kernel: DeviceKernel, *arrays: Array) -> None:
     for a in arrays:
         base = a if a.base is None else a.base
+        ADOPTED.append(base)
         library(kernel).moa_shim_adopt(ctypes.c_void_p(base.ctypes.data), ctypes.c_size_t(base.nbytes))  # type: ignore[union-attr]
 
 
