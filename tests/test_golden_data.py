@@ -1,4 +1,7 @@
-"""The runner of files with outside results: on files made here, and on the folder that MOA_GOLDEN_DATA names."""
+"""The runner of files with outside results: on files made here, and on those in tests/data/outside.
+
+MOA_GOLDEN_DATA names another folder of that format.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ from published import over_heads, recurrence, scaled
 
 from tests.golden.__main__ import difference, main, outcome
 
-FOLDER = os.environ.get("MOA_GOLDEN_DATA", "")
 ROOT = Path(__file__).resolve().parent.parent
+FOLDER = Path(os.environ.get("MOA_GOLDEN_DATA") or ROOT / "tests" / "data" / "outside")
 
 
 def attention(**more: Any) -> dict[str, Any]:
@@ -123,10 +126,13 @@ def test_difference() -> None:
     assert difference(np.array([3.0]), np.array([4.0])) == 0.25 and difference(np.zeros(0), np.zeros(0)) == 0
 
 
-FILES = sorted(Path(FOLDER).glob("*.npz")) if FOLDER else []
+FILES = sorted(FOLDER.glob("*.npz"))
 
 
-@pytest.mark.skipif(not FILES, reason="MOA_GOLDEN_DATA names no folder with results of other packages")
+def test_there_are_results_of_other_packages() -> None:
+    assert FILES, FOLDER
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_the_folder(path: Path) -> None:
     found = outcome(path)
