@@ -65,6 +65,9 @@ Shapes = Annotated[
 ]
 Sizes = Annotated[list[str] | None, typer.Option("--size", metavar="NAME=N", help="The value of a size: n=1024.")]
 Floats = Annotated[Dtype, typer.Option("--dtype", help="Floats in arrays; 16-bit ones are computed in float32.")]
+Chosen = Annotated[
+    str, typer.Option("--function", metavar="NAME", help="The kernel; by default the last function of the program.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object: moa --help has its keys.")]
 
 
@@ -110,6 +113,7 @@ def run(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="By default all processors.")] = None,
     dtype: Floats = Dtype.float32,
     shape: Shapes = None,
+    function: Chosen = "",
     as_json: Json = False,
 ) -> None:
     """Run a program on arrays from files, or on random ones of the sizes given.
@@ -120,7 +124,7 @@ def run(
     with guarded(as_json):
         if out is not None:
             writable(out)
-        kernel = made(file, shape, dtype.value)
+        kernel = made(file, shape, dtype.value, function)
         sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
         given = {k: loaded(kernel, k, v) for k, v in pairs(values, "an argument").items()}
         arguments = completed(kernel, given, sizes, [whole("--lead", x) for x in lead.split(",") if x], seed)
@@ -151,6 +155,7 @@ def explain(
     size: Sizes = None,
     dtype: Floats = Dtype.float32,
     shape: Shapes = None,
+    function: Chosen = "",
     as_json: Json = False,
 ) -> None:
     """Show the whole way from the formula to the kernel: equations, laws, the traversal that runs, its cost.
@@ -159,7 +164,7 @@ def explain(
       moa explain examples/causal.moa --picture --size n=1024
     """
     with guarded(as_json):
-        kernel = made(file, shape, dtype.value)
+        kernel = made(file, shape, dtype.value, function)
         if picture or svg or size:
             if stage or as_json or not (picture or svg):
                 text = "--size goes with --picture; --stage and --json do not"
@@ -178,14 +183,16 @@ def explain(
 
 
 @app.command(short_help="Check a kernel on hard inputs.")
-def verify(file: File, dtype: Floats = Dtype.float32, shape: Shapes = None, as_json: Json = False) -> None:
+def verify(
+    file: File, dtype: Floats = Dtype.float32, shape: Shapes = None, function: Chosen = "", as_json: Json = False
+) -> None:
     """Check a kernel against the oracle on hard inputs, and prove the side conditions of its laws again.
 
     \b
       moa verify examples/causal.moa --dtype float64
     """
     with guarded(as_json):
-        kernel = made(file, shape, dtype.value)
+        kernel = made(file, shape, dtype.value, function)
         with working("compiling") as now:
 
             def progress(c: Check) -> None:
@@ -204,16 +211,22 @@ def verify(file: File, dtype: Floats = Dtype.float32, shape: Shapes = None, as_j
 
 @app.command(short_help="Count operations and the words that move.")
 def cost(
-    file: File, size: Sizes = None, dtype: Floats = Dtype.float32, shape: Shapes = None, as_json: Json = False
+    file: File,
+    size: Sizes = None,
+    dtype: Floats = Dtype.float32,
+    shape: Shapes = None,
+    function: Chosen = "",
+    as_json: Json = False,
 ) -> None:
     """Count operations and the words that move: formulas, and numbers where every size is given.
 
     \b
       moa cost examples/causal.moa --size n=4096 --size dk=64 --size dv=64
+      moa cost examples/systems/longformer.moa --function window
     """
     with guarded(as_json):
         sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
-        kernel = made(file, shape, dtype.value)
+        kernel = made(file, shape, dtype.value, function)
         found = kernel.cost(**sizes)
         if as_json:
             tell(answers.of_cost(kernel, found))
@@ -231,6 +244,7 @@ def emit(
     name: Annotated[str, typer.Option("--name", help="Of the functions and files; by default the program's.")] = "",
     dtype: Floats = Dtype.float32,
     shape: Shapes = None,
+    function: Chosen = "",
     as_json: Json = False,
 ) -> None:
     """Write a folder another project can take: C, a header, a self-test, CMake. A --size becomes a literal.
@@ -240,7 +254,7 @@ def emit(
     """
     with guarded(as_json):
         sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
-        kernel = made(file, shape, dtype.value)
+        kernel = made(file, shape, dtype.value, function)
         with working(f"placing and printing {kernel.name}"):
             files = kernel.emit(out, backend=backend.value, ranks=ranks, name=name, **sizes)
         if as_json:

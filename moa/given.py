@@ -17,15 +17,15 @@ from moa.text import MoaError, printable
 MOST_RANDOM = 1 << 28  # elements of a random input
 
 
-def made(file: str, shape: list[str] | None, dtype: str) -> Kernel:
-    """The kernel of a path, or of a formula where shapes are given."""
+def made(file: str, shape: list[str] | None, dtype: str, function: str = "") -> Kernel:
+    """The kernel of a path, or of a formula where shapes are given; of a function of it that is not the last one."""
     shapes = pairs(shape, "--shape")
     if shapes:
-        return Kernel(read(file, shapes), dtype, {})
+        return Kernel(read(file, shapes, function), dtype, {})
     if "\n" not in file and not file.endswith(".moa"):
         hint = 'a program is a path that ends in .moa; a formula needs the shapes of its parameters: --shape Q="n d"'
         raise MoaError("argument", f"'{printable(file)}' is neither a program nor a formula with shapes", None, hint)
-    return Kernel(read(file, {}), dtype, {})
+    return Kernel(read(file, {}, function), dtype, {})
 
 
 def pairs(texts: list[str] | None, what: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from moa import ir
 from moa.cache import keep, recalled
 from moa.forms import Outline
 from moa.lower import Slot
-from moa.parse import parse, parse_expression
+from moa.parse import parse, parse_expression, with_kernel
 from moa.pipeline import Derivation, Packing
 from moa.record import from_json, to_json
 from moa.text import Span
@@ -33,16 +33,22 @@ class Written:
     text: str
     file: str
     shapes: tuple[tuple[str, str], ...] = ()
+    function: str = ""  # the kernel; "" is the last one
 
     def parsed(self) -> ir.Source:
-        """Errors: MoaError at the place of the mistake"""
+        """The program, its kernel last.
+
+        Errors: MoaError at the place of the mistake, of kind "argument" if there is no such function
+        """
         if self.shapes:
-            return parse_expression(self.text, self.file, dict(self.shapes))
-        return parse(self.text, self.file)
+            source = parse_expression(self.text, self.file, dict(self.shapes))
+        else:
+            source = parse(self.text, self.file)
+        return with_kernel(source, self.function) if self.function else source
 
     def parts(self) -> tuple[str, ...]:
         """What tells it from other texts."""
-        return (self.text, self.file, *(x for pair in self.shapes for x in pair))
+        return (self.text, self.file, self.function, *(x for pair in self.shapes for x in pair))
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,12 +57,14 @@ def compile(
     backend: str = "llvm",
     dtype: str = "float64",
     sizes: Mapping[str, int] | None = None,
+    function: str = "",
     **shapes: str,
 ) -> Kernel:
     """A kernel from an expression with shape strings, from a program text, or from the path of a file.
 
     Q="... n dk" gives the shape of a parameter of an expression. `sizes` fixes sizes (and integer parameters) to
-    literals: another value in a call compiles another instance.
+    literals: another value in a call compiles another instance. `function` names the function of a program that is the
+    kernel, by default the last one.
     Errors: MoaError at the place of the mistake
     """
     if backend not in BACKENDS:
@@ -75,11 +77,14 @@ def compile(
         )
     numpy_dtype(dtype)
     made: type[Kernel] = _face("device").DeviceKernel if backend == "cuda" else Kernel
-    return made(read(source, shapes), dtype, dict(sizes or {}), backend)
+    return made(read(source, shapes, function), dtype, dict(sizes or {}), backend)
 
 
-def read(source: str | os.PathLike[str], shapes: Mapping[str, str]) -> Written:
-    """What was given: a path, a program text, or an expression."""
+def read(source: str | os.PathLike[str], shapes: Mapping[str, str], function: str = "") -> Written:
+    """What was given: a path, a program text, or an expression; and which function is the kernel."""
+    if not isinstance(function, str):
+        text = f"a function is named by a text, not by {type(function).__name__}"
+        raise MoaError("argument", text, None, 'pass a str: function="name"')
     if isinstance(source, os.PathLike) or (isinstance(source, str) and "\n" not in source and source.endswith(".moa")):
         path = Path(source)
         try:
@@ -91,14 +96,14 @@ def read(source: str | os.PathLike[str], shapes: Mapping[str, str]) -> Written:
             ) from None
         except UnicodeDecodeError:
             raise MoaError("argument", f"{printable(str(path))} is not UTF-8 text", None, "save it as UTF-8") from None
-        return Written(text, str(path))
+        return Written(text, str(path), function=function)
     if not isinstance(source, str):
         raise MoaError("argument", f"a program is text or a path, not {type(source).__name__}", None, "pass a str")
     for name, shape in shapes.items():
         if not isinstance(shape, str):
             text = f"the shape of {printable(name)} is a text, not {type(shape).__name__}"
             raise MoaError("argument", text, None, 'list the axes: "... n dk"')
-    return Written(source, "<expression>" if shapes else "<program>", tuple(shapes.items()))
+    return Written(source, "<expression>" if shapes else "<program>", tuple(shapes.items()), function)
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,6 +273,22 @@ def test_a_command_uses_the_cache(tmp_path: Path) -> None:
     assert "\x1b" not in found and " of at most 268,435,456" in found
 
 
+@pytest.mark.parametrize(
+    "words", [("explain",), ("cost",), ("run", "--size", "n=3", "--size", "d=2"), ("explain", "--stage", "program")]
+)
+def test_another_function_than_the_last(tmp_path: Path, words: tuple[str, ...]) -> None:
+    program = tmp_path / "two.moa"
+    program.write_text("def first(X[n, d]):\n    return sum(X)\n\ndef second(X[n, d]):\n    return first(2 * X)\n")
+    answers = [
+        json.loads(moa(words[0], str(program), *words[1:], *chosen, "--json")[1])
+        for chosen in ((), ("--function", "first"), ("--function", "second"))
+    ]
+    assert [a["kernel"] for a in answers] == ["second", "first", "second"]
+    for a in answers:
+        a.pop("first_call_s", a.pop("call_s", None))
+    assert answers[2] == answers[0] != answers[1]
+
+
 # Mistakes ------------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +301,11 @@ def test_a_command_uses_the_cache(tmp_path: Path) -> None:
         (("explain", "Q @ Q", "--shape", "Q=n d"), "shape error: "),
         (("explain", "Q", "--shape", "Q"), "--shape is 'Q'"),
         (("explain", "Q", "--shape", "Q=n", "--shape", "Q=m"), "Q is given twice"),
+        (
+            ("cost", ATTENTION, "--function", "none"),
+            "the program has no function none\n  hint: its functions: attention",
+        ),
+        (("cost", "Q", "--shape", "Q=n", "--function", "f"), "the program has no function f"),
         (("run", ATTENTION), "no array for Q, and no size n to make one"),
         (("run", ATTENTION, "--size", "n=x"), "n is 'x'"),
         (("run", ATTENTION, "--size", "z=1"), "attention has no size z"),

@@ -191,6 +191,19 @@ def test_wrong_numbers_of_arguments(kernel: Kernel) -> None:
     np.testing.assert_array_equal(kernel(q, V=v, K=k), kernel(q, k, v))
 
 
+def test_the_function_that_is_the_kernel() -> None:
+    text = "def twice(X[n]):\n    return 2 * X\ndef inner(x):\n    return x\ndef both(X[n]):\n    return twice(inner(X)) + 1"
+    X = np.arange(3.0)
+    for chosen, want in (("both", [1.0, 3.0, 5.0]), ("twice", [0.0, 2.0, 4.0]), ("", [1.0, 3.0, 5.0])):
+        for _ in range(2):
+            assert moa.compile(text, function=chosen)(X).tolist() == want
+    fails("the program has no function three", lambda: moa.compile(text, function="three"))
+    fails(r"no function \\x1b", lambda: moa.compile(text, function="\x1b[31m"))
+    fails("named by a text, not by int", lambda: moa.compile(text, function=1))  # type: ignore[call-overload]
+    with pytest.raises(MoaError, match="parameter x of the kernel inner has no shape"):
+        moa.compile(text, function="inner")
+
+
 def test_a_call_that_failed_leaves_no_trace(kernel: Kernel) -> None:
     q, k, v = arrays()
     good = kernel(q, k, v)

@@ -1,4 +1,7 @@
-"""Text to syntax tree: `parse` for programs, `parse_expression` for one formula with its shapes beside it."""
+"""Text to syntax tree: `parse` for programs, `parse_expression` for one formula with its shapes beside it.
+
+`with_kernel` chooses a function as the kernel.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from moa.parse.mistakes import CONSTANTS, NAME_HINT, RESERVED
 from moa.parse.tree import KINDS, Tree, one_rest
 from moa.text import MoaError, Span, printable
 
-__all__ = ["parse", "parse_expression"]
+__all__ = ["parse", "parse_expression", "with_kernel"]
 
 MAX_CHARACTERS = 100_000
 MAX_BRACKETS = 200
@@ -48,6 +51,20 @@ def parse_expression(text: str, file: str, shapes: dict[str, str]) -> ir.Source:
     parameters = tuple(_shape_parameter(name, shape) for name, shape in shapes.items())
     body = (ir.Return(values, span),)
     return ir.Source((ir.Function(ir.Name("expression", span), parameters, body, span),), span)
+
+
+def with_kernel(source: ir.Source, function: str) -> ir.Source:
+    """The same program with that function as the kernel: moved behind the others.
+
+    Errors: MoaError of kind "argument" if there is none of that name
+    """
+    others = tuple(f for f in source.functions if f.name.name != function)
+    chosen = tuple(f for f in source.functions if f.name.name == function)
+    if not chosen:
+        known = ", ".join(f.name.name for f in source.functions)
+        text = f"the program has no function {printable(str(function))}"
+        raise MoaError("argument", text, None, f"its functions: {known}")
+    return ir.Source(others + chosen, source.span)
 
 
 def _shape_parameter(name: str, shape: str) -> ir.Parameter:

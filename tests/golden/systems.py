@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -45,16 +44,9 @@ def system(*names: str) -> Callable[[System], System]:
     return enter
 
 
-def text_of(program: str, function: str) -> str:
-    """The text of an example with one of its functions as the kernel: moved behind the others."""
-    parts = re.split(r"(?m)^(?=def )", (EXAMPLES / f"{program}.moa").read_text(encoding="utf-8"))
-    chosen = next(p for p in parts if p.startswith(f"def {function}("))
-    return "".join([p for p in parts if p is not chosen] + [chosen])
-
-
 @cache
 def kernel(program: str, function: str, dtype: str = "float64", backend: str = "llvm") -> moa.Kernel:
-    return moa.compile(text_of(program, function), dtype=dtype, backend=backend)
+    return moa.compile(EXAMPLES / f"{program}.moa", function=function, dtype=dtype, backend=backend)
 
 
 def results(call: Call, dtype: str = "float64", backend: str = "llvm") -> tuple[Array, ...]:
