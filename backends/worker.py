@@ -407,9 +407,13 @@ def print_worker(target: Target, pool: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """run(address of jobs, their number): jobs of seven 64-bit words, one after the other. The GIL is released."""
+    """run(address of jobs, their number): jobs of seven 64-bit words, one after the other. The GIL is released.
+
+    address  that of `run`
+    """
 
     run: Callable[[int, int], None]
+    address: int
     stop: Callable[[], None]
     built: Built = field(repr=False)
 
@@ -431,7 +435,7 @@ def pool() -> Pool:
     run: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(built.phases[0])
     stop: Any = ctypes.CFUNCTYPE(None)(built.phases[1])
     atexit.register(stop)
-    return Pool(run, stop, built)
+    return Pool(run, built.phases[0], stop, built)
 
 
 def run(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import cffi
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,24 +21,38 @@ from moa.storage import computed
 Array = NDArray[Any]
 PAGE = 4096
 KEPT_BYTES = 1 << 26  # scratch above this is given back after the call
+JOB_WORDS = 7  # of one phase, as the worker reads them: entry, arguments, items, threads, workspace, its stride, chunk
+FFI = cffi.FFI()
+WORDS, POINTERS = FFI.typeof("int64_t[]"), FFI.typeof("void **")
+
+
+@cache
+def starter() -> Callable[[Any, int], None]:
+    """The worker of this process as a function of the address of jobs and their number. It releases the GIL."""
+    from moa.backends.worker import pool
+
+    run: Callable[[Any, int], None] = FFI.cast("void (*)(void *, int64_t)", pool().address)
+    return run
 
 
 @dataclass(slots=True)
 class Call:
     """Everything about a call but the addresses: it is kept for calls with the same shapes, strides and scalars.
 
-    inputs   (slot, parameter): pointers to pass        made   (slot, shape, dtype): arrays to make; outputs first
-    order    which of `made` is returned at each place
+    template  the words of the jobs, one a phase, then the packed arguments; addresses are 0
+    inputs    (word, parameter, whether it is a plain buffer): pointers to pass
+    made      (word, shape, dtype): arrays to make; outputs first
+    order     which of `made` is returned at each place
     """
 
-    template: Array
-    inputs: tuple[tuple[int, int], ...]
+    template: bytes
+    inputs: tuple[tuple[int, int, bool], ...]
     made: tuple[tuple[int, tuple[int, ...], Any], ...]
     order: tuple[int, ...]
-    entries: tuple[tuple[int, int], ...]  # (address, items) of each phase
+    phases: int
     scratch_bytes: int
     threads: int
-    start: Callable[[int, int], None]
+    start: Callable[[Any, int], None]
     keep: Any  # the machine code
 
     def run(self, values: list[Any]) -> Any:
@@ -55,7 +70,7 @@ class Call:
         """
         targets = results(out, [self.made[k][1:] for k in self.order])
         arrays = [np.empty(shape, dtype) for _, shape, dtype in self.made]
-        read = [values[k] for _, k in self.inputs]
+        read = [values[k] for _, k, _ in self.inputs]
         for k, target in zip(self.order, targets, strict=True):
             plain = target.flags.c_contiguous and target.flags.aligned
             if plain and not any(np.may_share_memory(target, x) for x in read):
@@ -68,18 +83,21 @@ class Call:
 
     def fill(self, values: list[Any], arrays: list[Array]) -> None:
         """Runs all phases: writes `arrays`, which are those of `made`."""
-        packed = self.template.copy()
-        for slot, k in self.inputs:
-            packed[slot] = values[k].__array_interface__["data"][0]
-        for (slot, _, _), array in zip(self.made, arrays, strict=True):
-            packed[slot] = array.__array_interface__["data"][0]
+        words = FFI.new(WORDS, len(self.template) // 8)
+        FFI.memmove(words, self.template, len(self.template))
+        pointers = FFI.cast(POINTERS, words)
+        for at, k, plain in self.inputs:
+            if plain:
+                pointers[at] = FFI.from_buffer(values[k])
+            else:
+                words[at] = values[k].__array_interface__["data"][0]
+        for (at, _, _), array in zip(self.made, arrays, strict=True):
+            pointers[at] = FFI.from_buffer(array)
         workspace = scratch(self.scratch_bytes * self.threads)
-        address = packed.__array_interface__["data"][0]
-        jobs: list[int] = []
-        for entry, items in self.entries:
-            jobs += (entry, address, items, self.threads, workspace, self.scratch_bytes, 1)
-        table = (ctypes.c_int64 * len(jobs))(*jobs)
-        self.start(ctypes.addressof(table), len(self.entries))
+        for job in range(0, self.phases * JOB_WORDS, JOB_WORDS):
+            pointers[job + 1] = words + self.phases * JOB_WORDS
+            words[job + 4] = workspace
+        self.start(words, self.phases)
 
 
 _kept = threading.local()
@@ -87,14 +105,12 @@ _kept = threading.local()
 
 def scratch(size: int) -> int:
     """The page-aligned address of at least `size` bytes that belong to this thread until its next call."""
-    buffer = getattr(_kept, "buffer", None)
-    if buffer is None or buffer.size < size + PAGE:
+    held: tuple[int, int, Array] | None = getattr(_kept, "held", None)  # address, bytes from there, what owns them
+    if held is None or held[1] < size or (held[1] > KEPT_BYTES and size <= KEPT_BYTES):
         buffer = np.empty(size + PAGE, np.uint8)
-        _kept.buffer = buffer
-    elif buffer.size > KEPT_BYTES and size + PAGE <= KEPT_BYTES:
-        buffer = _kept.buffer = np.empty(size + PAGE, np.uint8)
-    address: int = buffer.__array_interface__["data"][0]
-    return -(-address // PAGE) * PAGE
+        address: int = buffer.__array_interface__["data"][0]
+        held = _kept.held = (-(-address // PAGE) * PAGE, size, buffer)
+    return held[0]
 
 
 def prepare(
@@ -108,11 +124,11 @@ def prepare(
     threads: int,
 ) -> Call:
     """The plan of calls with these shapes, strides and scalars."""
-    from moa.backends.worker import pool
-
     params = {**params, "lowest": float(np.finfo(computed(dtype)).min)}
     slots, outputs = packing.slots, packing.outputs
-    template = np.zeros(max(len(slots), 1), np.int64)
+    phases = len(packing.items)
+    jobs = np.zeros((phases, JOB_WORDS), np.int64)
+    template = np.zeros(len(slots), np.int64)
     floats = template.view(np.float64)
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, Any] = {}
@@ -121,14 +137,15 @@ def prepare(
         dtypes[a.name] = element_dtype(a.kind, computed(dtype) if a.role == "workspace" else dtype)
     with np.errstate(all="ignore"):
         hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in packing.hosts}
-    inputs: list[tuple[int, int]] = []
+    inputs: list[tuple[int, int, bool]] = []
     made: dict[str, tuple[int, tuple[int, ...], Any]] = {}
     for k, s in enumerate(slots):
+        at = jobs.size + k
         match s.kind:
             case "pointer" if s.name in order:
-                inputs.append((k, order[s.name]))
+                inputs.append((at, order[s.name], bool(arrays[s.name].flags.c_contiguous)))
             case "pointer":
-                made[s.name] = (k, shapes[s.name], dtypes[s.name])
+                made[s.name] = (at, shapes[s.name], dtypes[s.name])
             case "stride" if s.name in arrays:
                 template[k] = arrays[s.name].strides[s.axis] // arrays[s.name].itemsize
             case "stride":
@@ -138,15 +155,18 @@ def prepare(
             case "host":
                 floats[k] = hosts[s.name]
     names = list(dict.fromkeys([*outputs, *made]))
-    items = tuple(evaluate(p, sizes) for p in packing.items)
+    items = [evaluate(p, sizes) for p in packing.items]
+    scratch_bytes, count = evaluate(packing.scratch_bytes, sizes), max(1, min(threads, max(items, default=1)))
+    for job, entry, n in zip(jobs, built.phases, items, strict=True):
+        job[:] = (entry, 0, n, count, 0, scratch_bytes, 1)
     return Call(
-        template,
+        jobs.tobytes() + template.tobytes(),
         tuple(inputs),
         tuple(made[n] for n in names),
         tuple(names.index(n) for n in outputs),
-        tuple(zip(built.phases, items, strict=True)),
-        evaluate(packing.scratch_bytes, sizes),
-        max(1, min(threads, max(items, default=1))),
-        pool().run,
+        phases,
+        scratch_bytes,
+        count,
+        starter(),
         built,
     )

@@ -45,7 +45,7 @@ KEYS = {"f64": 96, "f32": 192}
 MOST_CALLS = 256  # shapes whose plans are kept
 LONGEST_BLOCK = 3500  # instructions in one block; with more, fewer rows are computed at once
 FEW_ROWS = 2  # up to this many rows, lanes along another axis cost less
-SINGLE_THREAD_FLOPS = 2_000_000  # below about 100 us on one thread, waking another costs more than it brings
+SINGLE_THREAD_FLOPS = 6_000_000  # below about 100 us on one thread, waking another costs more than it brings
 PLANNING = threading.RLock()  # one compilation at a time; a fork waits for it, so that none is cut off in the child
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=PLANNING.acquire, after_in_parent=PLANNING.release, after_in_child=PLANNING.release)
@@ -246,9 +246,8 @@ class Kernel:
             arrays = self._ordered(arrays, named)
         out = []
         for p, v in zip(params, arrays, strict=True):
-            plain = type(v) is np.ndarray and v.dtype is p.dtype and v.shape
-            simple = plain and (flags := v.flags).c_contiguous and flags.aligned
-            out.append(v if simple else p.read(v))
+            plain = type(v) is np.ndarray and v.dtype is p.dtype and v.shape and v.flags.carray
+            out.append(v if plain else p.read(v))
         return out
 
     def _ordered(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:

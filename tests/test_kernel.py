@@ -192,7 +192,8 @@ def test_wrong_numbers_of_arguments(kernel: Kernel) -> None:
 
 
 def test_the_function_that_is_the_kernel() -> None:
-    text = "def twice(X[n]):\n    return 2 * X\ndef inner(x):\n    return x\ndef both(X[n]):\n    return twice(inner(X)) + 1"
+    text = "def twice(X[n]):\n    return 2 * X\ndef inner(x):\n    return x\n"
+    text += "def both(X[n]):\n    return twice(inner(X)) + 1"
     X = np.arange(3.0)
     for chosen, want in (("both", [1.0, 3.0, 5.0]), ("twice", [0.0, 2.0, 4.0]), ("", [1.0, 3.0, 5.0])):
         for _ in range(2):
