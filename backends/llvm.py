@@ -33,9 +33,12 @@ INTRINSICS = {
 }  # fmt: skip
 
 
-def print_llvm(loops: Loops, target: Target) -> str:
-    """The module: entries are named moa_p0, moa_p1, .. in the order of phases, other functions are internal."""
-    return Printer(loops, target).module()
+def print_llvm(loops: Loops, target: Target, traced: bool = False) -> str:
+    """The module: entries are named moa_p0, moa_p1, .. in the order of phases, other functions are internal.
+
+    traced  before each load and store stands a call of moa_access(address, bytes, whether it is a store)
+    """
+    return Printer(loops, target, traced).module()
 
 
 def symbol(loops: Loops, function: str) -> str:

@@ -37,9 +37,12 @@ def build(loops: Loops, target: Target | None = None) -> Built:
     return load(emitted(text, target), names(len(loops.phases)), target, text)
 
 
-def emitted(text: str, target: Target) -> bytes:
-    """The object of a module."""
-    code: bytes = machine(target).emit_object(parse(text))
+def emitted(text: str, target: Target, beside: str = "") -> bytes:
+    """The object of a module, linked with the one `beside` it that defines what it only declares."""
+    module = parse(text)
+    if beside:
+        module.link_in(parse(beside))
+    code: bytes = machine(target).emit_object(module)
     return code
 
 

@@ -21,6 +21,7 @@ def load(t: Text, s: Op, args: list[str]) -> str:
     held = f"<{lanes} x {one}>" if lanes else one
     align = ELEMENT_BYTES[element] * (lanes if lanes and aligned else 1)
     place = t.temp(f"getelementptr {MEMORY[element]}, ptr {args[0]}, i64 {args[1]}")
+    announce(t, place, ELEMENT_BYTES[element], lanes or 1, args[2] if s.op == "loadm" else "", store=False)
     if s.op == "load":
         text = f"load {held}, ptr {place}, align {align}"
     else:
@@ -28,6 +29,26 @@ def load(t: Text, s: Op, args: list[str]) -> str:
         mask = f"{t.types['m']} {args[2]}"
         text = t.call(name, held, f"ptr {place}", f"i32 {align}", mask, f"{held} zeroinitializer", immediate=(1,))
     return convert_in(t, text, element, kind, held)
+
+
+def announce(t: Text, place: str, element_bytes: int, lanes: int, mask: str, store: bool) -> None:
+    """In a traced module, the call that tells of an access; under a mask from the first lane to the last that is on."""
+    if not t.traced:
+        return
+    t.declared["moa_access"] = "declare void @moa_access(ptr, i64, i1 zeroext)"
+    size = str(lanes * element_bytes)
+    if mask:
+        assert lanes <= 64, f"a mask of {lanes} lanes"
+        narrow = t.temp(f"bitcast {t.types['m']} {mask} to i{lanes}")
+        bits = t.temp(f"zext i{lanes} {narrow} to i64") if lanes < 64 else narrow
+        skipped, above = (
+            t.temp(t.call(f"llvm.{name}.i64", "i64", f"i64 {bits}", "i1 false", immediate=(1,)))
+            for name in ("cttz", "ctlz")
+        )
+        count = t.temp(f"sub i64 {t.temp(f'sub i64 64, {above}')}, {skipped}")  # negative where no lane is on
+        size = t.temp(f"mul i64 {count}, {element_bytes}")
+        place = t.temp(f"getelementptr i8, ptr {place}, i64 {t.temp(f'mul i64 {skipped}, {element_bytes}')}")
+    t.put(f"call void @moa_access(ptr {place}, i64 {size}, i1 zeroext {'true' if store else 'false'})")
 
 
 def convert_in(t: Text, text: str, element: str, kind: str, held: str) -> str:
@@ -75,6 +96,7 @@ def store(t: Text, s: Op, args: list[str]) -> str:
     align = ELEMENT_BYTES[element] * (lanes if lanes and aligned else 1)
     place = t.temp(f"getelementptr {MEMORY[element]}, ptr {args[0]}, i64 {args[1]}")
     value = convert_out(t, args[2], element, kind, held)
+    announce(t, place, ELEMENT_BYTES[element], lanes or 1, args[3] if s.op == "storem" else "", store=True)
     if s.op == "store":
         return f"store {held} {value}, ptr {place}, align {align}"
     name = f"llvm.masked.store.{suffix(held)}.p0"

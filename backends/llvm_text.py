@@ -52,10 +52,11 @@ class Text:
     A value is printed as its name; `t` numbers the temporaries of a function, `loop`, `then` and the like its labels.
     """
 
-    def __init__(self, loops: Loops, target: Target) -> None:
+    def __init__(self, loops: Loops, target: Target, traced: bool = False) -> None:
         width = loops.width
         assert width >= 1 and width & (width - 1) == 0, f"the width is a power of two, not {width}"
         self.loops, self.target, self.dtype, self.width = loops, target, loops.dtype, width
+        self.traced = traced
         self.float, self.bits = FLOAT[loops.dtype], BITS[loops.dtype]
         self.types = {
             "i": "i64", "f": self.float, "b": "i1", "p": "ptr",

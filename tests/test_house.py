@@ -25,9 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     "text", "cache", "markup", "poly", "ops", "ir", "parse", "check", "notation", "oracle", "rewrite", "normal",
     "record", "naming", "psi", "canonical", "domains", "laws", "stream", "tiles", "tile", "loops", "lower",
-    "lift", "expand", "interp", "cost", "measure", "backends", "forms", "pipeline", "storage", "dlpack",
+    "lift", "expand", "interp", "cost", "backends", "forms", "pipeline", "storage", "dlpack",
     "arrays", "call", "kept", "kernel", "device_arrays", "device_call", "device",
-    "numerics", "verify", "explain", "emit", "emit_cuda", "answers", "files", "given", "terminal", "cli", "__main__",
+    "numerics", "verify", "explain", "emit", "emit_cuda", "answers", "files", "given", "measure",
+    "terminal", "cli", "__main__",
 ]
 # fmt: on
 

@@ -1,0 +1,5 @@
+"""What really moved: kernels run with a call beside each load and store, counters of the machine, time and memory."""
+
+from moa.measure.simulated import Part, Simulated, SimulatedLevel, simulate
+
+__all__ = ["Part", "Simulated", "SimulatedLevel", "simulate"]
