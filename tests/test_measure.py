@@ -11,11 +11,12 @@ import pytest
 from programs import Case, Param
 
 import moa
+from moa.call import JOB_WORDS
 from moa.interp.loops import Machine, Pointer, bytes_of
 from moa.kernel import Kernel
 from moa.measure import simulate
 from moa.measure.inputs import arguments
-from moa.measure.simulated import SCRATCH
+from moa.measure.simulated import SCRATCH, items_of, packed_of
 from moa.text import MoaError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -48,18 +49,20 @@ def interpreted(kernel: Kernel, values: list[Any]) -> Counter[tuple[str, str]]:
     call = kernel._call(values, 1)
     variant = next(v for v in kernel._variants.values() if v.built is call.keep)
     loops, slots = variant.placed.lowered.loops, variant.packing.slots
-    buffers = {slots[s].name: np.ascontiguousarray(values[k]).copy() for s, k in call.inputs}
-    buffers |= {slots[s].name: np.zeros(shape, dtype) for s, shape, dtype in call.made}
+    before = call.phases * JOB_WORDS
+    buffers = {slots[s - before].name: np.ascontiguousarray(values[k]).copy() for s, k, _ in call.inputs}
+    buffers |= {slots[s - before].name: np.zeros(shape, dtype) for s, shape, dtype in call.made}
     memory = {name: bytes_of(name, a) for name, a in buffers.items()}
     memory["workspace"] = np.zeros(call.scratch_bytes, np.uint8)
-    floats = call.template.view(np.float64)
+    words = packed_of(call)
+    floats = words.view(np.float64)
     args = tuple(
-        Pointer(s.name) if s.kind == "pointer" else float(floats[k]) if s.kind == "host" else int(call.template[k])
+        Pointer(s.name) if s.kind == "pointer" else float(floats[k]) if s.kind == "host" else int(words[k])
         for k, s in enumerate(slots)
     )
     machine = Counting(loops, memory, args)
     with np.errstate(all="ignore"):
-        for phase, (_, items) in zip(loops.phases, call.entries, strict=True):
+        for phase, items in zip(loops.phases, items_of(call), strict=True):
             machine.call(loops.function(phase), (Pointer("arguments"), 0, items, Pointer("workspace")))
     return machine.calls
 

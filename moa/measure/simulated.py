@@ -12,10 +12,10 @@ import numpy as np
 
 from moa.backends.llvm import host, print_llvm
 from moa.backends.llvm_build import emitted, load, names
-from moa.call import PAGE, Call
+from moa.call import JOB_WORDS, PAGE, Call
 from moa.expand import expand
 from moa.measure.caches_text import ENTRIES, print_caches
-from moa.measure.hierarchy import Calls, Geometry, Hierarchy, Moved, Native, Region, checked, native
+from moa.measure.hierarchy import Calls, Geometry, Hierarchy, Moved, Native, Region, Words, checked, native
 from moa.measure.inputs import Given, arguments
 from moa.text import MoaError
 
@@ -111,9 +111,10 @@ def simulate(
     caches = Hierarchy(traced(variant), regions, levels, line_bytes, threads)
     entries = caches.native.built.phases
     packed = arena.packed.__array_interface__["data"][0]
-    total = sum(items for _, items in call.entries)
+    counts = items_of(call)
+    total = sum(counts)
     done = 0
-    for entry, (_, items) in zip(entries, call.entries, strict=False):
+    for entry, items in zip(entries, counts, strict=False):
         run: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(entry)
         at, step = 0, 1
         while at < items:
@@ -132,6 +133,17 @@ def simulate(
     return told(caches, variant, time.perf_counter() - begin)
 
 
+def packed_of(call: Call) -> Words:
+    """The argument block of the entries, addresses being 0."""
+    return np.frombuffer(call.template, np.int64)[call.phases * JOB_WORDS :]
+
+
+def items_of(call: Call) -> list[int]:
+    """How many work items each phase has."""
+    jobs = np.frombuffer(call.template, np.int64)[: call.phases * JOB_WORDS].reshape(call.phases, JOB_WORDS)
+    return [int(n) for n in jobs[:, 2]]
+
+
 def placed(call: Call, variant: Variant, values: list[Any], threads: int) -> tuple[Arena, list[Region]]:
     """Memory for a call, and where every array of it is."""
     sizes = [int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for _, shape, dtype in call.made]
@@ -139,15 +151,16 @@ def placed(call: Call, variant: Variant, values: list[Any], threads: int) -> tup
     starts = np.cumsum([0, *(-(-s // PAGE) * PAGE for s in sizes)])
     memory = np.zeros(int(starts[-1]) + PAGE, np.uint8)
     first = -(-memory.__array_interface__["data"][0] // PAGE) * PAGE
-    packed = call.template.copy()
+    packed = packed_of(call).copy()
     regions = []
     slots = variant.packing.slots
-    for slot, k in call.inputs:
-        array = values[k]
+    for word, k, _ in call.inputs:
+        array, slot = values[k], word - call.phases * JOB_WORDS
         packed[slot] = array.__array_interface__["data"][0]
         low, high = np.lib.array_utils.byte_bounds(array) if array.size else (int(packed[slot]),) * 2
         regions.append(Region(slots[slot].name, low, high - low))
-    for (slot, _, _), start, size in zip(call.made, starts, sizes, strict=False):
+    for (word, _, _), start, size in zip(call.made, starts, sizes, strict=False):
+        slot = word - call.phases * JOB_WORDS
         packed[slot] = first + int(start)
         regions.append(Region(slots[slot].name, first + int(start), size))
     scratch = first + int(starts[len(call.made)])
