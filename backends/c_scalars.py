@@ -10,7 +10,7 @@ from moa.backends.cfamily import integer, literal
 from moa.normal import Cond, Index, Scalar
 from moa.poly import Atom, Poly
 
-FUNCTIONS = {"exp": "exp", "exp2": "exp2", "log": "log", "sqrt": "sqrt", "tanh": "tanh", "abs": "fabs",
+FUNCTIONS = {"exp": "exp", "exp2": "exp2", "log": "log", "sqrt": "sqrt", "tanh": "tanh", "erf": "erf", "abs": "fabs",
              "max": "moa_maximum", "min": "moa_minimum"}  # fmt: skip
 SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}

@@ -19,7 +19,7 @@ INFIX |= {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 PREFIX = {"neg": "-", "not": "~"}
 CALLED = {"max": "maximum", "min": "minimum"}
 SCANNED = {"add": "+", "mul": "×", "max": "⌈", "min": "⌊", "and": "∧", "or": "∨"}
-ROOTS = {"exp", "log", "sqrt", "tanh", "div"}  # of integers they give floats
+ROOTS = {"exp", "log", "sqrt", "tanh", "erf", "div"}  # of integers they give floats
 MIXED = {*INFIX, *CALLED, "select", "concat", "matmul"} - {"div"}  # a float beside an integer makes it a float
 WORDS = {operator: word for word, operator in REDUCTIONS.items()}
 

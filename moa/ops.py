@@ -52,6 +52,12 @@ class Operator:
         return dict(self.signatures).get(kinds)
 
 
+def erf(x: Any) -> Any:
+    """The error function, 2 / sqrt(pi) times the integral of exp(-t ** 2) from 0 to x, in the dtype of x."""
+    x = np.asarray(x)
+    return np.vectorize(math.erf, otypes=[x.dtype if x.dtype.kind == "f" else float])(x)[()]
+
+
 _FF: tuple[tuple[tuple[Kind, ...], Kind], ...] = ((("f", "f"), "f"),)
 _F: tuple[tuple[tuple[Kind, ...], Kind], ...] = ((("f",), "f"),)
 _NUM2: tuple[tuple[tuple[Kind, ...], Kind], ...] = ((("f", "f"), "f"), (("i", "i"), "i"))
@@ -79,6 +85,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("log", "log", np.log, _F, monotone="up"),
         Operator("sqrt", "sqrt", np.sqrt, _F, monotone="up"),
         Operator("tanh", "tanh", np.tanh, _F, monotone="up"),
+        Operator("erf", "erf", erf, _F, monotone="up"),
         Operator("lt", "<", np.less, _COMPARE, 0),
         Operator("le", "<=", np.less_equal, _COMPARE, 0),
         Operator("gt", ">", np.greater, _COMPARE, 0),

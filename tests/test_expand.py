@@ -1,4 +1,4 @@
-"""exp2, exp, log and tanh: errors against wider arithmetic, edges, and the same bits from every printed form."""
+"""exp2, exp, log, tanh and erf: errors against wider arithmetic, edges, and the same bits from every printed form."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from loops_by_hand import FLOATS, array, elementwise, execute, same_bits
 
 from moa.backends.llvm import Target, host
 from moa.backends.llvm_build import Built, build
-from moa.expand import EXP2, EXPM1, LN2_HIGH, LN2_LOW, LOG, expand
+from moa.expand import ERF, ERF_RANGE, ERFC, EXP2, EXPM1, LN2_HIGH, LN2_LOW, LOG, expand
 from moa.interp.loops import run
 from moa.loops import For, Op
+from moa.ops import erf
 
 mpmath: Any = pytest.importorskip("mpmath")
 
 HOST = host()
 PORTABLE = replace(HOST, avx512=False, vector_bytes=32)
-FUNCTIONS = ("exp2", "exp", "log", "tanh")
+FUNCTIONS = ("exp2", "exp", "log", "tanh", "erf")
 ULPS = {
     ("exp2", "f32"): 1.6, ("exp2", "f64"): 1.6, ("exp", "f32"): 1.0, ("exp", "f64"): 1.0,
     ("log", "f32"): 1.0, ("log", "f64"): 1.0, ("tanh", "f32"): 2.6, ("tanh", "f64"): 2.6,
+    ("erf", "f32"): 1.2, ("erf", "f64"): 1.65,
 }  # fmt: skip
 RANGES = {"exp2": {"f32": (-152, 129), "f64": (-1077, 1025)}, "exp": {"f32": (-105, 90), "f64": (-747, 711)},
-          "log": {"f32": (0, 8), "f64": (0, 8)}, "tanh": {"f32": (-10, 10), "f64": (-20, 20)}}  # fmt: skip
+          "log": {"f32": (0, 8), "f64": (0, 8)}, "tanh": {"f32": (-10, 10), "f64": (-20, 20)},
+          "erf": {"f32": (-4.5, 4.5), "f64": (-6.5, 6.5)}}  # fmt: skip
 
 
 @cache
@@ -74,7 +77,7 @@ def same_special(y: np.ndarray[Any, Any], rounded: np.ndarray[Any, Any]) -> np.n
 def test_float32_against_float64(op: str) -> None:
     x = points(op, "f32", 1 << 20)
     with np.errstate(all="ignore"):
-        exact = getattr(np, op)(x.astype(np.float64))
+        exact = (erf if op == "erf" else getattr(np, op))(x.astype(np.float64))
     assert units(apply(op, x), exact).max() <= ULPS[op, "f32"]
 
 
@@ -83,7 +86,7 @@ def test_float64_against_mpmath(op: str) -> None:
     x = points(op, "f64", 3000)[:4096]
     y = apply(op, x)
     exact: dict[str, Any] = {"exp2": lambda v: mpmath.mpf(2) ** v, "exp": mpmath.exp, "log": mpmath.log,
-                             "tanh": mpmath.tanh}  # fmt: skip
+                             "tanh": mpmath.tanh, "erf": mpmath.erf}  # fmt: skip
     worst = 0.0
     with mpmath.workprec(160):
         for a, b in zip(x.tolist(), y.tolist(), strict=True):
@@ -108,6 +111,7 @@ EDGES = {
     "exp": [(0.0, 1), (-0.0, 1), (INF, INF), (-INF, 0), (NAN, NAN), (-1e30, 0), (1e30, INF), (1e-30, 1)],
     "log": [(1.0, 0), (0.0, -INF), (-0.0, -INF), (-1.0, NAN), (INF, INF), (-INF, NAN), (NAN, NAN), (-1e-40, NAN)],
     "tanh": [(0.0, 0), (-0.0, -0.0), (INF, 1), (-INF, -1), (NAN, NAN), (50.0, 1), (-1e30, -1), (1e-40, 1e-40)],
+    "erf": [(0.0, 0), (-0.0, -0.0), (INF, 1), (-INF, -1), (NAN, NAN), (50.0, 1), (-1e30, -1), (6.0, 1)],
 }  # fmt: skip
 
 
@@ -170,8 +174,15 @@ def test_the_coefficients_are_as_good_as_their_docstring_says(dtype: str) -> Non
                       -half, half)  # fmt: skip
         log = worst(LOG[dtype], lambda z: (2 * mpmath.atanh(mpmath.sqrt(z)) / mpmath.sqrt(z) - 2) / z,
                     lambda z: z / 2, 0, mpmath.mpf(1) / 25)  # fmt: skip
-    bounds = {"f32": (2.2e-9, 1.5e-8, 2.9e-9), "f64": (1.9e-17, 3.5e-17, 1.6e-17)}[dtype]
-    assert all(a <= b for a, b in zip((exp2, expm1, log), bounds, strict=True))
+        near = worst((1 + ERF[dtype][0], *ERF[dtype][1:]), lambda z: mpmath.erf(mpmath.sqrt(z)) / mpmath.sqrt(z),
+                     lambda z: mpmath.sqrt(z) / mpmath.erf(mpmath.sqrt(z)), 0, 1)  # fmt: skip
+        far = worst(ERFC[dtype], lambda t: -mpmath.log(mpmath.erfc(t)), lambda t: mpmath.erfc(t) / mpmath.erf(t),
+                    1, mpmath.mpf(ERF_RANGE[dtype]))  # fmt: skip
+    bounds = {
+        "f32": (2.2e-9, 1.5e-8, 2.9e-9, 1.3e-8, 1.2e-8),
+        "f64": (1.9e-17, 3.5e-17, 1.6e-17, 3.4e-17, 1.5e-17),
+    }[dtype]
+    assert all(a <= b for a, b in zip((exp2, expm1, log, near, far), bounds, strict=True)), (near, far)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])

@@ -28,7 +28,7 @@ COMPARE = [(op, (r,), t, s) for op, t, s in [("icmp", "ii", "b"), ("wcmp", "ww",
 FLOAT = [(op, (), t * n, t) for t in "fv" for op, n in [
     ("fadd", 2), ("fsub", 2), ("fmul", 2), ("fdiv", 2), ("fma", 3), ("fneg", 1), ("fabs", 1), ("fsqrt", 1),
     ("fmax", 2), ("fmin", 2), ("fmaxn", 2), ("fminn", 2), ("round", 1), ("fraction", 1), ("scale", 2),
-    ("mantissa", 1), ("exponent", 1), ("exp2", 1), ("exp", 1), ("log", 1), ("tanh", 1)]]  # fmt: skip
+    ("mantissa", 1), ("exponent", 1), ("exp2", 1), ("exp", 1), ("log", 1), ("tanh", 1), ("erf", 1)]]  # fmt: skip
 CONVERT = [("wsplat", (), "i", "w"), ("lanes", (), "", "w"), ("first", (), "i", "m"), ("bsplat", (), "b", "m"),
            ("splat", (), "f", "v"), ("i2f", (), "i", "f"), ("w2v", (), "w", "v"), ("f2i", (), "f", "i")]  # fmt: skip
 CHOOSE = [("select", (), "b" + t + t, t) for t in "ifbvwm"] + [("select", (), "mvv", "v"), ("select", (), "mww", "w")]

@@ -17,6 +17,7 @@ from moa.numerics.errors import Errors
 from moa.numerics.facts import Facts
 from moa.numerics.least import Least
 from moa.numerics.posy import ONE, ZERO
+from moa.ops import erf
 from moa.oracle import bind, oracle
 from moa.parse import parse
 from moa.pipeline import derive
@@ -287,6 +288,7 @@ BROKEN: dict[str, tuple[Any, str, Any, str, Callable[[Args], Any]]] = {
         lambda a: np.exp(a["X"] * a["X"] * 32),
     ),
     "exp": (errors, "EXP", 0.0, "exp(X)", lambda a: np.exp(a["X"])),
+    "erf": (errors, "ERF", 0.0, "erf(X)", lambda a: erf(a["X"])),
     "tanh": (errors, "TANH", 0.0, "tanh(X)", lambda a: np.tanh(a["X"])),
     "log": (errors, "LOG", 0.01, "log(abs(X) + 7)", lambda a: np.log(np.abs(a["X"]) + 7)),
     "order": (Facts, "at_most", lambda self, a, b, scope: True, "exp(9 * X - (-X))", lambda a: np.exp(10 * a["X"])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,7 @@ FORMULAS: list[tuple[str, Any]] = [
     ("exp2(X) + log2(exp2(X))", np.exp2(X) + X),
     ("logsumexp(X, axis=0, keepdims=True)", np.log(np.exp(X).sum(axis=0, keepdims=True))),
     ("size(X), size(M, -1), size(M, axis=0)", (24, 4, 3)),
+    ("erf(X) * c", np.array([[math.erf(x) for x in row] for row in X]) * 0.5),
     ("tanh(X) * c", np.tanh(X) * 0.5),
     # MoA
     ("Φ X", X[::-1]),

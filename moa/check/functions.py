@@ -125,7 +125,7 @@ def _binary(word: str, name: str) -> None:
         return a.b.arithmetic(name, (a.array("x"), a.array("y")), a.span)
 
 
-for _name in ("abs", "exp", "log", "sqrt", "tanh"):
+for _name in ("abs", "exp", "log", "sqrt", "tanh", "erf"):
     _unary(_name)
 _binary("maximum", "max")
 _binary("minimum", "min")

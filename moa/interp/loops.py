@@ -16,6 +16,7 @@ import numpy as np
 
 from moa.interp.floats import bf16_bits, bf16_value, fused_multiply_add
 from moa.loops import ELEMENT_BYTES, Arg, CallFn, Const, Fn, For, If, Loops, Name, Op, Stmt
+from moa.ops import erf
 
 Value = Any
 """i: int, f: NumPy scalar, b: bool, v w m: arrays of `width` elements, p: Pointer."""
@@ -132,6 +133,7 @@ PURE: dict[str, Callable[..., Any]] = {
     "exp": np.exp,
     "log": np.log,
     "tanh": np.tanh,
+    "erf": erf,
     "round": np.rint,
     "scale": scale,
     "fraction": fraction,

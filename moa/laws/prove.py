@@ -71,7 +71,7 @@ def to_sympy(s: Scalar, nonnegative: Set[str] = frozenset()) -> Any:
             return walk(s.args[0]) / walk(s.args[1])
         case "neg":
             return -walk(s.args[0])
-        case "exp" | "log" | "sqrt" | "tanh":
+        case "exp" | "log" | "sqrt" | "tanh" | "erf":
             return getattr(sympy, s.op)(walk(s.args[0]))
         case "max" | "min":
             a, b = s.args

@@ -14,7 +14,7 @@ from moa.tiles import Nest
 
 INTEGER_LIMIT = 1 << 62
 BINARY = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "max": "fmaxn", "min": "fminn"}
-UNARY = {"neg": "fneg", "abs": "fabs", "sqrt": "fsqrt", "exp": "exp", "exp2": "exp2", "log": "log", "tanh": "tanh"}
+UNARY = {"neg": "fneg", "abs": "fabs", "sqrt": "fsqrt"} | {f: f for f in ("exp", "exp2", "log", "tanh", "erf")}
 
 
 class Values(Memory):

@@ -20,7 +20,8 @@ from moa.numerics.system import Reduction
 from moa.poly import Atom
 
 # of the correct result, in units of the roundoff u: an ulp is at most 2 u of it (see the head of `moa.expand`)
-EXP2, EXP, LOG, TANH = 2 * 1.54, 2 * 0.92, 2 * 0.89, 2 * 2.51
+EXP2, EXP, LOG, TANH, ERF = 2 * 1.54, 2 * 0.92, 2 * 0.89, 2 * 2.51, 2 * 1.6
+ERF_SLOPE = 1.13  # the largest derivative of erf is 2 / sqrt(pi)
 CONVERTED = 2.0  # roundings of an exponent that is taken to base two: of the factor and of the product
 RANGES = 6  # rounds that a domain can add to those of its axis: two intervals, each with a partial start and end
 EXACT_BITS = 24
@@ -76,6 +77,9 @@ class Errors(Sizes):
                 return self._of_exp(s, scope)
             case "tanh":
                 return self.error(s.args[0], scope) + self.size(s, scope).times(TANH)
+            case "erf":
+                passed = self.error(s.args[0], scope).times(ERF_SLOPE)
+                return self.cancelled(passed, scope) + self.size(s, scope).times(ERF)
             case "log":
                 inner = self.error(s.args[0], scope)
                 passed = inner * self.inverse(s.args[0], scope) if inner != ZERO else ZERO

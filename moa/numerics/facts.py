@@ -175,6 +175,8 @@ class Facts:
                 return math.sqrt(max(args[0][0], 0.0)), math.sqrt(max(args[0][1], 0.0))
             case "tanh":
                 return math.tanh(args[0][0]), math.tanh(args[0][1])
+            case "erf":
+                return math.erf(args[0][0]), math.erf(args[0][1])
             case "log" if args[0][0] > 0:
                 return math.log(args[0][0]), math.log(args[0][1])
             case "select":
