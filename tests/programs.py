@@ -429,8 +429,8 @@ OTHER: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "X[..., n, d]",
         tuple(f"return {f}" for f in (
-            "exp(X)", "tanh(X)", "erf(X)", "log(abs(X) + 1)", "sqrt(abs(X))", "where(X > 0, X, -X / 2)", "elu(X)", "silu(X)",
-            "X * X - X ** 3", "maximum(X, 0)", "softplus(X)", "minimum(X, X * X)", "sigmoid(X)", "abs(X)",
+            "exp(X)", "tanh(X)", "erf(X)", "log(abs(X) + 1)", "sqrt(abs(X))", "where(X > 0, X, -X / 2)", "elu(X)",
+            "silu(X)", "X * X - X ** 3", "maximum(X, 0)", "softplus(X)", "minimum(X, X * X)", "sigmoid(X)", "abs(X)",
         )),
     ),
     (

@@ -143,17 +143,17 @@ def test_help() -> None:
     for command in COMMANDS:
         code, text, _ = moa(command, "--help")
         examples = [line.split() for line in text.splitlines() if line.startswith(f"    moa {command}")]
-        assert code == 0 and len(examples) == 1
+        assert code == 0 and examples
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "explain", "verify", "cost", "emit", "laws", "ops"])
 def test_the_examples_of_the_help_work(command: str, tmp_path: Path) -> None:
     _, text, _ = moa(command, "--help")
-    words = next(line.split()[1:] for line in text.splitlines() if line.startswith(f"    moa {command}"))
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    found = subprocess.run([sys.executable, "-m", "moa", *words], cwd=tmp_path, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
+    for words in (line.split()[1:] for line in text.splitlines() if line.startswith(f"    moa {command}")):
+        found = subprocess.run([sys.executable, "-m", "moa", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
 
 
 # JSON ----------------------------------------------------------------------------------------------------------------
