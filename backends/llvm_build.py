@@ -27,7 +27,7 @@ class Built:
 
     def assembly(self) -> str:
         """The assembly text of the module (it is compiled once more); empty if only its object was kept."""
-        return str(machine(self.target).emit_assembly(parse(self.text))) if self.text else ""
+        return assembly(self.text, self.target) if self.text else ""
 
 
 def build(loops: Loops, target: Target | None = None) -> Built:
@@ -44,6 +44,11 @@ def emitted(text: str, target: Target, beside: str = "") -> bytes:
         module.link_in(parse(beside))
     code: bytes = machine(target).emit_object(module)
     return code
+
+
+def assembly(text: str, target: Target) -> str:
+    """The assembly text of a module."""
+    return str(machine(target).emit_assembly(parse(text)))
 
 
 def restored(object_bytes: bytes, phases: int) -> Built:

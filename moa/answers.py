@@ -12,6 +12,7 @@ import numpy as np
 from moa.cache import Cache, Usage
 from moa.cost import Cost
 from moa.kernel import Kernel
+from moa.measure import Measured
 from moa.text import MoaError
 from moa.verify import Verification
 
@@ -24,6 +25,10 @@ explain  kernel, dtype, passes, stage (or null), text, equations [text],
          refused [{law, target, reason}]
 cost     kernel, sizes {name: n}, passes, formulas and values (or null) of flops, compulsory_words,
          streamed_words, scratch_bytes; arrays [{between, array, words}]
+measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, levels [{capacity_bytes, ways,
+         read_bytes, written_bytes, conflict_bytes (or null), arrays [{name, read_bytes, written_bytes}]}],
+         calls [{name, loads, stores, bytes}], spills {stores, loads} (or null), counted {name: n},
+         not_counted {name: reason}, call_s, calls_timed, peak_bytes (or null)
 verify   kernel, ok, checks [{name, ok, detail}]
 emit     kernel, backend, files [path]
 laws     laws [{stage, name, statement, contract, source, how}]
@@ -124,6 +129,37 @@ def of_cost(kernel: Kernel, cost: Cost) -> Answer:
             for level in cost.levels
             for a in level.arrays
         ],
+    }
+
+
+def of_measured(kernel: Kernel, found: Measured) -> Answer:
+    simulated = found.simulated
+    keys = ("capacity_bytes", "ways", "read_bytes", "written_bytes", "conflict_bytes")
+    parts = ("name", "read_bytes", "written_bytes")
+    return {
+        **of_kernel(kernel),
+        "dtype": found.dtype,
+        "sizes": dict(found.sizes),
+        "threads": simulated.threads,
+        "form": simulated.form,
+        "line_bytes": simulated.line_bytes,
+        "accesses": simulated.accesses,
+        "levels": [
+            {
+                **{k: getattr(level, k) for k in keys},
+                "arrays": [{k: getattr(a, k) for k in parts} for a in level.arrays],
+            }
+            for level in simulated.levels
+        ],
+        "calls": [
+            {"name": name, "loads": c.loads, "stores": c.stores, "bytes": c.size_bytes} for name, c in simulated.calls
+        ],
+        "spills": None if found.spills is None else {"stores": found.spills.stores, "loads": found.spills.loads},
+        "counted": dict(found.counters.values),
+        "not_counted": dict(found.counters.missing),
+        "call_s": found.time_s,
+        "calls_timed": found.timed_calls,
+        "peak_bytes": found.peak_bytes,
     }
 
 

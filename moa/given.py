@@ -47,6 +47,20 @@ def whole(name: str, text: str) -> int:
     return int(text)
 
 
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def caches_of(texts: list[str] | None) -> list[tuple[int, int]] | None:
+    """(bytes, ways) of caches written as BYTES or BYTES/WAYS, K, M and G for powers of 1024; None of no texts."""
+    out = []
+    for text in texts or ():
+        found = re.fullmatch(r"([0-9]{1,12})([KMG]?)(?:/([0-9]{1,4}))?", text)
+        if found is None:
+            raise MoaError("argument", f"--cache is '{printable(text)}'", None, "write BYTES or BYTES/WAYS: 48K/12")
+        out.append((int(found[1]) * UNITS[found[2]], int(found[3] or 0)))
+    return out or None
+
+
 def loaded(kernel: Kernel, name: str, text: str) -> Any:
     """The value of an argument: an array from a file, or a number."""
     p = parameter(kernel, name)

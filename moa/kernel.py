@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
@@ -199,6 +199,26 @@ class Kernel:
     def cost(self, **sizes: int) -> Any:
         """What the kernel computes and moves (a `moa.cost.Cost`): as formulas, and as numbers where sizes are given."""
         return _face("explain").cost_of(self, **sizes)
+
+    def measure(
+        self,
+        *arrays: Any,
+        threads: int = 1,
+        caches: Sequence[tuple[int, int]] | None = None,
+        lead: Sequence[int] = (),
+        seed: int = 0,
+        now: Callable[[str], None] = lambda text: None,
+        **named: Any,
+    ) -> Any:
+        """What a call really moves and takes (a `moa.measure.Measured`): simulated caches, counters, time, memory.
+
+        Arguments are those of a call; sizes named in place of arrays make random ones, with `lead` for `...`.
+
+        caches  (bytes, ways) from the nearest on, by default those of this machine; without ways no conflicts are found
+        now     is told what is being done
+        Errors: MoaError of kind "argument"
+        """
+        return _face("measure").measure(self, arrays, named, caches, threads, lead, seed, now)
 
     def verify(self) -> Any:
         """A `moa.verify.Verification`: hard inputs against the oracle, and every side condition proved again."""

@@ -30,7 +30,7 @@ from moa.verify import Check, Verification
 ROOT = Path(__file__).resolve().parent.parent
 ATTENTION = str(ROOT / "examples" / "attention.moa")
 CAUSAL = str(ROOT / "examples" / "causal.moa")
-COMMANDS = ("run", "explain", "verify", "cost", "emit", "laws", "ops", "cache")
+COMMANDS = ("run", "explain", "verify", "cost", "measure", "emit", "laws", "ops", "cache")
 WINDOW = str(ROOT / "examples" / "window.moa")
 FORMULA = ("softmax(Q @ K.T) @ V", "--shape", "Q=n d", "--shape", "K=m d", "--shape", "V=m dv")
 
@@ -147,7 +147,7 @@ def test_help() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["run", "explain", "verify", "cost", "emit", "laws", "ops"])
+@pytest.mark.parametrize("command", ["run", "explain", "verify", "cost", "measure", "emit", "laws", "ops"])
 def test_the_examples_of_the_help_work(command: str, tmp_path: Path) -> None:
     _, text, _ = moa(command, "--help")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
@@ -201,6 +201,21 @@ def test_json_of_cost() -> None:
     assert answer["values"]["compulsory_words"] == 4 * 64 * 8 and answer["sizes"]["n"] == 64
     assert set(answer["formulas"]) == set(answer["values"])
     assert told("cost", ATTENTION)["values"] is None
+
+
+def test_json_of_measure() -> None:
+    sizes = [w for s in ("n=40", "m=50", "dk=8", "dv=8") for w in ("--size", s)]
+    answer = told("measure", ATTENTION, *sizes, "--cache", "4K/4", "--cache", "64K/8", "--threads", "2")
+    assert list(answer)[:7] == ["kernel", "dtype", "sizes", "threads", "form", "line_bytes", "accesses"]
+    assert answer["sizes"] == {"n": 40, "m": 50, "dk": 8, "dv": 8} and answer["threads"] == 2
+    assert [(x["capacity_bytes"], x["ways"]) for x in answer["levels"]] == [(4096, 4), (65536, 8)]
+    for level in answer["levels"]:
+        assert {"Q", "K", "V", "out", "scratch"} == {a["name"] for a in level["arrays"]}
+        assert level["read_bytes"] == sum(a["read_bytes"] for a in level["arrays"]) > 0
+    assert answer["accesses"] == sum(c["loads"] + c["stores"] for c in answer["calls"])
+    assert answer["call_s"] > 0 and answer["counted"] | answer["not_counted"]
+    plain = moa("measure", ATTENTION, *sizes, "--cache", "4K")
+    assert plain[0] == 0 and plain[1].startswith("measured attention at n = 40, ") and "4 KiB " in plain[1]
 
 
 def test_json_of_verify(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +340,10 @@ def test_another_function_than_the_last(tmp_path: Path, words: tuple[str, ...]) 
             ("run", "X, X", "--shape", "X=n", "--size", "n=3", "--out", "x.npy"),
             "would hold 2 results: out0, out1",
         ),
+        (("measure", ATTENTION, "--size", "n=3"), "no array for Q, and no size dk to make one"),
+        (("measure", ATTENTION, "--cache", "3Q"), "--cache is '3Q'"),
+        (("measure", "X", "--shape", "X=n", "--size", "threads=3"), "no parameter and no size threads"),
+        (("measure", "X", "--shape", "X=n", "--size", "n=9", "--cache", "1K/3"), "a cache of 16 lines in 3 ways"),
         (("cost", ATTENTION, "--size", "n=3"), "no value for dk, m, dv"),
     ],
 )
@@ -475,6 +494,18 @@ def test_colour_is_for_terminals() -> None:
     assert "\x1b" not in got and "defer" in got
     _, seen, _ = in_terminal("laws", "--json")
     assert json.loads(seen)["laws"]
+
+
+def test_progress_of_measuring() -> None:
+    words = ("measure", "sum(X)", "--shape", "X=n m", "--size", "n=500", "--size", "m=500")
+    code, seen, got = in_terminal(*words, piped=True)
+    assert code == 0 and "simulating" in seen and "\x1b" not in got and got.startswith("measured ")
+
+
+def test_an_interrupt_of_measuring() -> None:
+    sizes = (w for s in ("n=8192", "m=8192", "dk=64", "dv=64") for w in ("--size", s))
+    code, seen, _ = in_terminal("measure", ATTENTION, *sizes, interrupt=b"simulating,")
+    assert code == 130 and "Traceback" not in seen
 
 
 @pytest.mark.parametrize("words", [("verify", "sum(X)", "--shape", "X=n m")])

@@ -27,7 +27,7 @@ ORDER = [
     "record", "naming", "psi", "canonical", "domains", "laws", "stream", "tiles", "tile", "loops", "lower",
     "lift", "expand", "interp", "cost", "backends", "forms", "pipeline", "storage", "dlpack",
     "arrays", "call", "kept", "kernel", "device_arrays", "device_call", "device",
-    "numerics", "verify", "explain", "emit", "emit_cuda", "answers", "files", "given", "measure",
+    "numerics", "verify", "explain", "emit", "emit_cuda", "files", "given", "measure", "answers",
     "terminal", "cli", "__main__",
 ]
 # fmt: on

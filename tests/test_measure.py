@@ -14,9 +14,12 @@ import moa
 from moa.call import JOB_WORDS
 from moa.interp.loops import Machine, Pointer, bytes_of
 from moa.kernel import Kernel
-from moa.measure import simulate
+from moa.measure import Geometry, counters, simulate
+from moa.measure.here import caches_here
 from moa.measure.inputs import arguments
+from moa.measure.runs import peak_bytes
 from moa.measure.simulated import SCRATCH, items_of, packed_of
+from moa.measure.spills import Spills, spills
 from moa.text import MoaError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -103,7 +106,7 @@ def test_calls_are_those_of_the_loops(name: str, dtype: str) -> None:
         k: v.astype(moa.storage.numpy_dtype(dtype)) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v
         for k, v in case.arrays().items()
     }
-    values = arguments(kernel, given)
+    values = arguments(kernel, (), given)
     found = simulate(kernel, values, [1 << 12])
     wanted = interpreted(kernel, values)
     for array, calls in found.calls:
@@ -160,3 +163,93 @@ def test_mistakes(given: Any, capacities: list[int], changes: dict[str, Any], to
     with pytest.raises(MoaError) as e:
         simulate(kernel, given, capacities, **changes)
     assert told in str(e.value)
+
+
+# Beside the caches ---------------------------------------------------------------------------------------------------
+
+
+def test_a_table() -> None:
+    kernel = moa.compile("def twice(X[n]):\n    return 2 * X\n", dtype="float32")
+    found = kernel.measure(n=1000, caches=[(4096, 4), (1 << 20, 8)])
+    lines = str(found).splitlines()
+    assert lines[0] == "measured twice at n = 1000: float32, as written, 1 thread"
+    assert [line.split() for line in lines[1:6]] == [
+        ["bytes", "beyond", "read", "written", "conflicts"],
+        ["4", "KiB,", "4", "ways", "8,064", "4,032", "0"],
+        ["X", "4,032", "0"],
+        ["out", "4,032", "4,032"],
+        ["scratch", "0", "0"],
+    ]
+    assert found.levels[0].read_bytes == 8064 and found.time_s > 0
+    assert "<table>" in found._repr_html_() and "4 KiB, 4 ways" in found._repr_html_()
+    own = kernel.measure(np.ones(10, np.float32), threads=2)
+    assert own.sizes == (("n", 10),) and own.simulated.threads == 2
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_nothing_to_measure(n: int) -> None:
+    kernel = moa.compile("softmax(X)", X="n m", dtype="float64")
+    found = kernel.measure(np.full((n, n), np.nan), caches=[(64, 1)])
+    assert (found.simulated.accesses > 0) == (n > 0)
+    assert found.sizes == (("n", n), ("m", n))
+
+
+def test_gpus_have_a_harness_of_their_own() -> None:
+    kernel = moa.compile("2 * X", X="n", dtype="float32", backend="cuda")
+    with pytest.raises(MoaError, match=r"the caches of a GPU are not simulated(?s:.*)gpu_traffic\.py"):
+        kernel.measure(n=3)
+
+
+def test_why_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "EACCES, not permitted: see /proc/sys/kernel/perf_event_paranoid"
+    monkeypatch.setattr(counters, "open_event", lambda *_: (None, reason))
+    ran: list[int] = []
+    found = counters.counted(lambda: ran.append(1))
+    assert ran == [1] and found.values == () and dict(found.missing) == dict.fromkeys(counters.EVENTS, reason)
+    monkeypatch.undo()
+    monkeypatch.setattr(counters.platform, "system", lambda: "Plan 9")
+    assert counters.open_event(0, 0, 0)[1].startswith("perf_event_open is not known on Plan 9")
+
+
+def test_what_is_counted() -> None:
+    """Task clock is a software event that every Linux counts: the way from the call to a number works."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counters, "EVENTS", {"ns": (1, 1)})
+        found = counters.counted(lambda: sum(range(100_000)))
+    if found.missing:
+        pytest.skip(found.missing[0][1])
+    assert dict(found.values)["ns"] > 10_000
+
+
+ASSEMBLY = """
+\tvmovups\t%zmm0, 64(%rsp)
+\tvmovups\t64(%rsp), %zmm1            # 64-byte Reload
+\tvfmadd231ps\t(%rsp), %zmm1, %zmm2
+\tvmovups\t%zmm0, (%rdi)
+\tmovq\t%rax, 8(%rsp)
+\tmovaps\t%xmm3, -24(%rsp)
+"""
+
+
+def test_spills_are_read_from_the_assembly() -> None:
+    assert spills(ASSEMBLY) == Spills(2, 2)
+
+
+def test_caches_of_the_system(tmp_path: Path) -> None:
+    for k, (level, kind, sets, ways) in enumerate(
+        ((1, "Data", 64, 8), (1, "Instruction", 64, 8), (2, "Unified", 9, 4))
+    ):
+        folder = tmp_path / f"index{k}"
+        folder.mkdir()
+        words = {"level": level, "type": kind, "number_of_sets": sets, "ways_of_associativity": ways}
+        for name, value in {**words, "coherency_line_size": 64}.items():
+            (folder / name).write_text(f"{value}\n", encoding="ascii")
+    assert caches_here(tmp_path)[:2] == ((Geometry(32768, 8), Geometry(2304, 4)), 64)
+    (tmp_path / "index0" / "level").write_text("?", encoding="ascii")
+    assert caches_here(tmp_path)[2].startswith("usual sizes")
+
+
+def test_memory_of_a_call() -> None:
+    found, reason = peak_bytes(lambda: np.ones(1 << 22).sum())
+    assert (found is None) == bool(reason)
+    assert found is None or found > 1 << 24

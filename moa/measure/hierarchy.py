@@ -23,6 +23,7 @@ from moa.measure.caches_text import CONTEXT_WORDS, ENTRIES, FULL_WORDS, REGION_W
 from moa.text import MoaError
 
 Words = NDArray[np.int64]
+HELD_DIRTY, NO_LINE, LAST_LINE = 3, -1, 4  # a state, a line, the word of a context that holds the last one
 MOST_LEVELS, MOST_REGIONS, MOST_THREADS = 8, 255, 64
 
 
@@ -90,6 +91,17 @@ class Calls:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """One cache: its record for the native code, what that points to, and the lines it counted for each array."""
+
+    record: Words
+    reads: Words
+    writes: Words
+    dirty: Callable[[], Words]  # the lines it holds that are to be written
+    kept: tuple[Any, ...]
+
+
 class Hierarchy:
     """Caches over some regions. `enter` makes the code of `native` feed those of one thread."""
 
@@ -106,66 +118,51 @@ class Hierarchy:
         assert len(regions) <= MOST_REGIONS, f"{len(regions)} regions"
         self.native, self.names = native, list(dict.fromkeys(r.name for r in regions))
         self.line_bytes, self.threads, self.levels = line_bytes, threads, tuple(levels)
-        self.kept: list[Any] = []
-        self.region_names, placed, owners, real = numbered(regions, self.names, line_bytes)
-        self.lines = len(owners)
-        self.owners, self.real = self.keep(owners), real
-        self.full = self.chain(self.full_level)
-        self.sets = self.chain(self.sets_level) if all(g.ways for g in levels) else []
-        self.regions = [self.keep(placed.copy()) for _ in range(threads)]
+        self.region_names, placed, self.owners, self.real = numbered(regions, self.names, line_bytes)
+        self.full = self.chain(self.full_cache)
+        self.sets = self.chain(self.cache_of_sets) if all(g.ways for g in levels) else []
+        self.regions = [placed.copy() for _ in range(threads)]
         self.contexts = [self.context(t) for t in range(threads)]
 
-    def keep(self, x: Any) -> Any:
-        self.kept.append(x)
-        return x
-
-    def chain(self, make: Any) -> list[list[Words]]:
-        """The records of each level: one for each thread, one in all at the last."""
-        out: list[list[Words]] = []
-        farther: list[Words] = []
-        for k in reversed(range(len(self.levels))):
-            shared = k == len(self.levels) - 1
-            made = [
-                make(self.levels[k], at(farther[0 if len(farther) == 1 else t]) if farther else 0)
-                for t in range(1 if shared else self.threads)
-            ]
-            out.insert(0, made)
-            farther = made
+    def chain(self, make: Callable[[Geometry, int], Cache]) -> list[list[Cache]]:
+        """The caches of each level: one for each thread, one in all at the last."""
+        out = [[make(self.levels[-1], 0)]]
+        for g in reversed(self.levels[:-1]):
+            farther = out[0]
+            out.insert(0, [make(g, at(farther[t % len(farther)].record)) for t in range(self.threads)])
         return out
 
-    def full_level(self, g: Geometry, farther: int) -> Words:
-        n = self.lines
-        following, previous = np.zeros(n + 1, np.int32), np.zeros(n + 1, np.int32)
+    def full_cache(self, g: Geometry, farther: int) -> Cache:
+        n, reads, writes = len(self.owners), *self.counts()
+        following, previous, states = np.zeros(n + 1, np.int32), np.zeros(n + 1, np.int32), np.zeros(n, np.uint8)
         following[n] = previous[n] = n
-        tables = [following, previous, np.zeros(n + 1, np.uint8), *self.counts()]
-        words = [g.capacity_bytes // self.line_bytes, 0, *(at(self.keep(x)) for x in tables)]
-        return record(FULL_WORDS, *words, farther, n, at(self.owners))
+        tables = (following, previous, states, reads, writes)
+        capacity = g.capacity_bytes // self.line_bytes
+        words = record(FULL_WORDS, capacity, 0, *map(at, tables), farther, n, at(self.owners))
+        return Cache(words, reads, writes, lambda: np.flatnonzero(states == HELD_DIRTY), tables)
 
-    def sets_level(self, g: Geometry, farther: int) -> Words:
-        sets = g.sets(self.line_bytes)
+    def cache_of_sets(self, g: Geometry, farther: int) -> Cache:
+        sets, reads, writes = g.sets(self.line_bytes), *self.counts()
         slots = sets * g.ways
-        tables = [np.zeros(self.lines + 1, np.int32), np.zeros(slots, np.int32), np.zeros(slots, np.int64)]
-        tables += [np.zeros(slots, np.uint8), *self.counts()]
-        places = [at(self.keep(x)) for x in tables]
-        set_of = self.keep((self.real % sets).astype(np.int32))
-        return record(SETS_WORDS, g.ways, 0, *places, farther, at(self.owners), at(set_of), sets)
+        slot_of, set_of = np.zeros(len(self.owners), np.int32), (self.real % sets).astype(np.int32)
+        tags, ages, marks = np.zeros(slots, np.int32), np.zeros(slots, np.int64), np.zeros(slots, np.uint8)
+        tables = (slot_of, tags, ages, marks, reads, writes)
+        words = record(SETS_WORDS, g.ways, 0, *map(at, tables), farther, at(self.owners), at(set_of), sets)
+        return Cache(words, reads, writes, lambda: tags[marks != 0].astype(np.int64) - 1, (*tables, set_of))
 
-    def counts(self) -> list[Words]:
-        return [np.zeros(len(self.names) + 1, np.int64) for _ in range(2)]
+    def counts(self) -> tuple[Words, Words]:
+        return np.zeros(len(self.names), np.int64), np.zeros(len(self.names), np.int64)
 
     def context(self, t: int) -> Words:
-        full = self.full[0][min(t, len(self.full[0]) - 1)]
-        sets = self.sets[0][min(t, len(self.sets[0]) - 1)] if self.sets else None
-        table = self.regions[t]
-        shift = self.line_bytes.bit_length() - 1
-        nearest = 0 if sets is None else at(sets)
-        return record(CONTEXT_WORDS, at(table), len(table), at(full), nearest, -1, 0, shift)
+        full, *sets = (at(chain[0][t % len(chain[0])].record) for chain in (self.full, self.sets) if chain)
+        table, shift = self.regions[t], self.line_bytes.bit_length() - 1
+        return record(CONTEXT_WORDS, at(table), len(table), full, sets[0] if sets else 0, NO_LINE, 0, shift)
 
     # feeding
 
     def enter(self, thread: int) -> None:
         """From now on accesses are those of this thread."""
-        self.contexts[thread][4] = -1
+        self.contexts[thread][LAST_LINE] = NO_LINE
         self.native.enter(at(self.contexts[thread]))
 
     def replay(self, trace: Words) -> None:
@@ -174,28 +171,22 @@ class Hierarchy:
         self.native.replay(at(trace), len(trace))
 
     def flush(self) -> None:
-        """Writes back what is dirty, nearest level first; the caches are empty afterwards."""
+        """Writes back what is dirty, nearest level first. Nothing may be fed afterwards."""
         for flush, levels in ((self.native.flush, self.full), (self.native.flush_sets, self.sets)):
-            for records in levels:
-                for r in records:
-                    flush(at(r))
-        for c in self.contexts:
-            c[4] = -1
+            for c in (c for level in levels[:-1] for c in level):
+                flush(at(c.record))
+            for c in (c for level in levels[-1:] for c in level):
+                c.writes[:] += np.bincount(self.owners[c.dirty()], minlength=len(self.names))
 
     # reading
 
     def moved(self) -> tuple[Moved, ...]:
         """What moved at each level of the fully associative caches, all threads together."""
-        return tuple(self.total(records, 5) for records in self.full)
+        return tuple(map(total, self.full))
 
     def moved_by_sets(self) -> tuple[Moved, ...]:
         """The same of the set-associative caches; empty if there are none."""
-        return tuple(self.total(records, 6) for records in self.sets)
-
-    def total(self, records: list[Words], column: int) -> Moved:
-        n = len(self.names)
-        read, written = (np.sum([words_at(int(r[column + k]), n) for r in records], axis=0) for k in (0, 1))
-        return Moved(read, written)
+        return tuple(map(total, self.sets))
 
     def calls(self) -> dict[str, Calls]:
         """What was called for each array, all threads together."""
@@ -275,7 +266,5 @@ def record(words: int, *values: int) -> Words:
     return np.array(values, np.int64)
 
 
-def words_at(address: int, count: int) -> Words:
-    return (
-        np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(address)).copy() if count else np.zeros(0, np.int64)
-    )
+def total(level: Sequence[Cache]) -> Moved:
+    return Moved(np.sum([c.reads for c in level], axis=0), np.sum([c.writes for c in level], axis=0))

@@ -8,30 +8,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moa.arrays import ABSENT
 from moa.call import PAGE
 from moa.given import completed
+from moa.oracle import bind
 from moa.text import MoaError, printable
 
 if TYPE_CHECKING:
     from moa.kernel import Kernel
 
-Given = Mapping[str, Any] | Sequence[Any]
 
-
-def arguments(kernel: Kernel, given: Given, lead: Sequence[int] = (), seed: int = 0) -> list[Any]:
+def arguments(
+    kernel: Kernel, arrays: Sequence[Any], named: Mapping[str, Any], lead: Sequence[int] = (), seed: int = 0
+) -> list[Any]:
     """The value of each parameter as the kernel reads it; random arrays begin at pages.
 
-    given  arguments in order, or a mapping: parameters to their values, sizes to numbers for arrays that are missing
+    named  parameters to their values, and sizes to numbers for arrays that are missing
+    lead   what `...` stands for in those
     Errors: MoaError of kind "argument"
     """
-    if not isinstance(given, Mapping):
-        return kernel._arguments(tuple(given), {})
+    if arrays and len(arrays) == len(kernel._parameters):
+        return kernel._arguments(tuple(arrays), named)
     parameters = [p.name for p in kernel._parameters]
     known = kernel._names()
-    values = {k: v for k, v in given.items() if k in parameters}
+    given = dict(zip(parameters, arrays, strict=False))
+    twice = [*(k for k in named if k in given), *arrays[len(parameters) :]]
+    if twice:  # a call of the kernel would say the same
+        return kernel._arguments(tuple(arrays), named)
+    given |= {k: v for k, v in named.items() if k in parameters}
     sizes: dict[str, int] = {}
-    for name, value in given.items():
-        if name in values:
+    for name, value in named.items():
+        if name in given:
             continue
         if name not in known:
             text = f"{kernel.name} has no parameter and no size {printable(str(name))}"
@@ -42,10 +49,18 @@ def arguments(kernel: Kernel, given: Given, lead: Sequence[int] = (), seed: int 
             text = f"{name} is of type {printable(type(value).__name__)}"
             raise MoaError("argument", text, None, "a size is a whole number")
         sizes[name] = int(value)
-    sizes |= {k: v for k, v in values.items() if k in known}
-    made = completed(kernel, values, sizes, list(lead), seed)
-    placed = [x if name in values else at_page(x) for name, x in zip(parameters, made, strict=True)]
+    sizes |= {k: v for k, v in given.items() if k in known}
+    made = completed(kernel, given, sizes, list(lead), seed)
+    placed = [x if name in given else at_page(x) for name, x in zip(parameters, made, strict=True)]
     return kernel._arguments(tuple(placed), {})
+
+
+def sizes_of(kernel: Kernel, values: list[Any]) -> tuple[tuple[str, int], ...]:
+    """The sizes and integer parameters that arguments have."""
+    given = {p.name: v for p, v in zip(kernel._parameters, values, strict=True) if v is not ABSENT}
+    ranks = kernel._ranks({k: v for k, v in given.items() if isinstance(v, np.ndarray)})
+    found = bind(kernel._front(ranks).program, given)
+    return tuple(found.items())
 
 
 def at_page(value: Any) -> Any:

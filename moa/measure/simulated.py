@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from moa.call import JOB_WORDS, PAGE, Call
 from moa.expand import expand
 from moa.measure.caches_text import ENTRIES, print_caches
 from moa.measure.hierarchy import Calls, Geometry, Hierarchy, Moved, Native, Region, Words, checked, native
-from moa.measure.inputs import Given, arguments
+from moa.measure.inputs import arguments
 from moa.text import MoaError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Simulated:
 
 def simulate(
     kernel: Kernel,
-    given: Given,
+    given: Mapping[str, Any] | Sequence[Any],
     capacities_bytes: Sequence[int],
     ways: Sequence[int] | None = None,
     line_bytes: int = 64,
@@ -104,9 +104,8 @@ def simulate(
         hint = "python benchmarks/gpu_traffic.py runs it under Nsight Compute and reads its counters"
         raise MoaError("support", "the caches of a GPU are not simulated", None, hint)
     begin = time.perf_counter()
-    read = arguments(kernel, given)
-    call = kernel._call(read, threads)
-    variant = next(v for v in kernel._variants.values() if v.built is call.keep)
+    read = arguments(kernel, () if isinstance(given, Mapping) else given, given if isinstance(given, Mapping) else {})
+    call, variant = variant_of(kernel, read, threads)
     arena, regions = placed(call, variant, read, threads)
     caches = Hierarchy(traced(variant), regions, levels, line_bytes, threads)
     entries = caches.native.built.phases
@@ -131,6 +130,12 @@ def simulate(
     caches.flush()
     assert not caches.strays(), f"{caches.strays()} accesses of {kernel.name} are outside its arrays"
     return told(caches, variant, time.perf_counter() - begin)
+
+
+def variant_of(kernel: Kernel, values: list[Any], threads: int) -> tuple[Call, Variant]:
+    """The plan of a call, and the instance that it runs."""
+    call = kernel._call(values, threads)
+    return call, next(v for v in kernel._variants.values() if v.built is call.keep)
 
 
 def packed_of(call: Call) -> Words:

@@ -1,0 +1,159 @@
+"""All that is measured of a kernel, as one value that prints as a table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moa.backends.llvm import host, print_llvm
+from moa.backends.llvm_build import assembly
+from moa.expand import expand
+from moa.markup import table
+from moa.measure.counters import Counters, counted
+from moa.measure.here import caches_here
+from moa.measure.hierarchy import Geometry
+from moa.measure.inputs import arguments, sizes_of
+from moa.measure.runs import median_s, peak_bytes
+from moa.measure.simulated import Simulated, simulate, variant_of
+from moa.measure.spills import Spills, spills
+
+if TYPE_CHECKING:
+    from moa.kernel import Kernel
+
+HEAD = ("", "read", "written", "conflicts")
+Now = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a kernel moved in simulated caches, and what the machine says of it.
+
+    caches    where the description of the caches is from
+    spills    vector instructions that use the stack: not among the accesses of `simulated`. None where not known
+    peak_bytes   memory that a call added, or None for the `peak_reason`
+    """
+
+    name: str
+    dtype: str
+    sizes: tuple[tuple[str, int], ...]
+    caches: str
+    simulated: Simulated
+    counters: Counters
+    spills: Spills | None
+    time_s: float
+    timed_calls: int
+    peak_bytes: int | None
+    peak_reason: str
+
+    @property
+    def levels(self) -> Any:
+        return self.simulated.levels
+
+    @property
+    def title(self) -> str:
+        at = ", ".join(f"{k} = {v}" for k, v in self.sizes)
+        count = f"{self.simulated.threads} thread{'s' * (self.simulated.threads > 1)}"
+        return f"measured {self.name}{f' at {at}' if at else ''}: {self.dtype}, {self.simulated.form}, {count}"
+
+    def moves(self) -> list[tuple[str, str, str, str]]:
+        """The bytes beyond each cache, in all and for each array."""
+        out = []
+        for level in self.simulated.levels:
+            ways = f", {level.ways} ways" if level.ways else ""
+            conflicts = "" if level.conflict_bytes is None else f"{level.conflict_bytes:,}"
+            out.append(
+                (f"{size(level.capacity_bytes)}{ways}", f"{level.read_bytes:,}", f"{level.written_bytes:,}", conflicts)
+            )
+            out += [(f"  {p.name}", f"{p.read_bytes:,}", f"{p.written_bytes:,}", "") for p in level.arrays]
+        return out
+
+    def notes(self) -> list[tuple[str, str]]:
+        """The other lines: what, and its value."""
+        calls = (
+            f"{self.simulated.accesses:,} loads and stores, lines of {self.simulated.line_bytes} bytes, empty caches"
+        )
+        out = [("simulated", f"{calls}; caches of {self.caches}")]
+        if self.spills is not None:
+            kept = f"{self.spills.stores} vector stores to the stack and {self.spills.loads} uses of it in the code"
+            out.append(("spills", f"{kept}, not in the table"))
+        out += [("counted", f"{value:,} {name}") for name, value in self.counters.values]
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.counters.missing:
+            reasons.setdefault(reason, []).append(name)
+        out += [("not counted", f"{', '.join(names)}: {reason}") for reason, names in reasons.items()]
+        out.append(("time", f"{1e3 * self.time_s:.4g} ms, the median of {self.timed_calls} calls"))
+        peak = self.peak_reason if self.peak_bytes is None else f"{self.peak_bytes:,} bytes more at the peak of a call"
+        return [*out, ("memory", peak)]
+
+    def __str__(self) -> str:
+        rows = [("bytes beyond", *HEAD[1:]), *self.moves()]
+        widths = [max(len(r[k]) for r in rows) for k in range(4)]
+        lines = [
+            "  ".join([f"{r[0]:{widths[0]}}", *(f"{x:>{w}}" for x, w in zip(r[1:], widths[1:], strict=True))])
+            for r in rows
+        ]
+        wide = max(len(what) for what, _ in self.notes())
+        notes = [f"{what:{wide}}  {value}" for what, value in self.notes()]
+        return "\n".join([self.title, *(f"  {line}".rstrip() for line in (*lines, *notes))])
+
+    def _repr_html_(self) -> str:
+        return table(self.title, ("bytes beyond", *HEAD[1:]), self.moves()) + table("", (), self.notes())
+
+
+def size(count: int) -> str:
+    """Bytes as a person says them, where that is exact."""
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count % unit == 0:
+            return f"{count // unit} {name}"
+    return f"{count:,} bytes"
+
+
+def measure(
+    kernel: Kernel,
+    arrays: Sequence[Any],
+    named: Mapping[str, Any],
+    caches: Sequence[tuple[int, int]] | None = None,
+    threads: int = 1,
+    lead: Sequence[int] = (),
+    seed: int = 0,
+    now: Now = lambda text: None,
+) -> Measured:
+    """What a kernel moves on these arguments, or on random ones of these sizes.
+
+    caches  (bytes, ways) from the nearest on; by default those of this machine
+    now     is told what is being done
+    Errors: MoaError as `simulate`
+    """
+    found, line_bytes, described = caches_here() if caches is None else (caches, 64, "given sizes")
+    levels = [Geometry(*c) if isinstance(c, tuple) else c for c in found]
+    ways = [g.ways for g in levels] if any(g.ways for g in levels) else None
+    capacities = [g.capacity_bytes for g in levels]
+    values = arguments(kernel, arrays, named, lead, seed)
+    now("simulating")
+
+    def progress(done: int, total: int) -> None:
+        now(f"simulating, {done:,} of {total:,} items")
+
+    simulated = simulate(kernel, values, capacities, ways, line_bytes, threads, progress)
+
+    def run() -> object:
+        return kernel(*values, threads=threads)
+
+    now("timing")
+    time_s, calls = median_s(run, now)
+    now("counting")
+    counters = counted(run)
+    peak, reason = peak_bytes(run)
+    sizes, kept = sizes_of(kernel, values), spilled(kernel, values, threads)
+    return Measured(kernel.name, kernel.dtype, sizes, described, simulated, counters, kept, time_s, calls, peak, reason)
+
+
+def spilled(kernel: Kernel, values: list[Any], threads: int) -> Spills | None:
+    """The spills of the code that runs, where it is LLVM's for x86."""
+    if kernel.backend != "llvm" or platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    _, variant = variant_of(kernel, values, threads)
+    target = host()
+    return spills(assembly(print_llvm(expand(variant.placed.lowered.loops), target), target))
