@@ -1,0 +1,39 @@
+"""The kernel that this project makes of the formula."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import moa
+from benchmarks.cells import CAP, WINDOW, Inputs
+from benchmarks.peers import Absent, Found, Options
+from moa.storage import numpy_dtype
+
+
+def peers(given: Inputs, o: Options) -> Found:
+    cell = given.cell
+    kernel = moa.compile(cell.of.text, dtype=cell.dtype)
+    kind = numpy_dtype(cell.dtype)
+    q, k, v = (np.ascontiguousarray(a.astype(kind)) for a in (given.q, given.k, given.v))
+    more: dict[str, Any] = {}
+    match cell.formula:
+        case "grouped":
+            q = q.reshape(1, cell.kv_heads, -1, cell.n, cell.dk)
+        case "window":
+            more["w"] = WINDOW
+        case "softcap":
+            more["c"] = CAP
+        case "alibi":
+            more["slope"] = given.slope
+        case "document":
+            more["doc"] = given.documents
+        case "bias":
+            more["B"] = given.bias
+    count = None if cell.aim[0] == "us" else o.threads  # a small call decides by itself
+    try:
+        yield "moa", partial(kernel, q, k, v, *more.values(), threads=count)
+    except moa.MoaError as e:
+        yield Absent("moa", str(e), everywhere=False)
