@@ -17,10 +17,10 @@ from statistics import median
 from benchmarks.ceilings import Ceiling
 
 CLEAN = 0.9  # of the usual rate
-WARM_S = 2e-3  # of untimed calls before a sample
-STEP_S = 1e-3
+WARM_S = 10e-3  # of untimed calls before a sample: with less, pools that sleep have one thread in some samples
+STEP_S = 5e-3  # longer than a tick: what a thread on another processor has used is counted at ticks
 CALM = 0.1  # of a step: a process that uses less of a processor than this has no thread left spinning
-MOST_STEPS = 60
+MOST_STEPS = 80
 SAMPLE_S = 1e-3  # work is repeated until a sample takes this long
 MOST_REPEATS = 200
 
@@ -81,7 +81,7 @@ def warmed(peer: Peer) -> None:
 
 
 def settle() -> None:
-    """Waits until no thread of the process spins any more: some pools do for milliseconds after a call."""
+    """Waits until no thread of the process spins any more: pools do for 5 to 120 ms after a call."""
     for _ in range(MOST_STEPS):
         used = time.process_time()
         time.sleep(STEP_S)
