@@ -49,7 +49,6 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--quick", action="store_true", help="3 samples, 4 seconds a cell")
     p.add_argument("--compiled", action="store_true", help="also what torch.compile makes (minutes)")
     p.add_argument("--probe", type=Path, default=os.environ.get("MOA_PROBES"), help="folder of hand-written kernels")
-    p.add_argument("--ggml", type=Path, default=os.environ.get("MOA_GGML"), help="folder of a build of ggml")
     p.add_argument("--json", type=Path, default=ROOT / "build" / "bench" / "results.json")
     p.add_argument("--fresh", action="store_true", help="forget what the JSON file holds")
     p.add_argument("--show", action="store_true", help="measure nothing: print what the JSON file holds")
@@ -79,7 +78,7 @@ def measured(cell: Cell, o: argparse.Namespace, status: Status) -> dict[str, Any
     peers: list[Peer] = [] if reader is None else [Peer("read", reader)]
     absent: dict[str, str] = {}
     left_out: dict[str, str] = {}
-    chosen = Options(o.threads, o.probe and Path(o.probe), o.ggml and Path(o.ggml), o.compiled)
+    chosen = Options(o.threads, o.probe and Path(o.probe), o.compiled)
     interrupted = False
     try:
         for peer in found(given, wanted, o.peers.split(","), chosen):

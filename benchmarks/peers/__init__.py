@@ -23,11 +23,10 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """threads; the folder of the hand probes; the folder of a build of ggml; whether torch.compile is used."""
+    """threads; the folder of the hand probes; whether torch.compile is used."""
 
     threads: int
     probe: Path | None = None
-    ggml: Path | None = None
     compiled: bool = False
 
 

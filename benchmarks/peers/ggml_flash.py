@@ -1,4 +1,4 @@
-"""ggml's flash attention, from a build of ggml that is given."""
+"""ggml's flash attention is not measured: it is listed, so that nobody takes a table without it for one with it."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from benchmarks.peers import Absent, Found, Options
 
 
 def peers(given: Inputs, o: Options) -> Found:
-    yield Absent("ggml", "not built here")
+    yield Absent("ggml", "not measured: nothing here runs it")
