@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as run
-from benchmarks.ceilings import Ceiling, Reader
+from benchmarks.ceilings import READ_CHUNK_BYTES, Ceiling, Reader
 from benchmarks.cells import Cell, cells, inputs_of, reference, rounded
 from benchmarks.peers import Options, found, hand_probe, moa_kernel, numpy_blas
 from benchmarks.record import best_peer, met, reached
@@ -119,16 +120,22 @@ def test_what_is_reached() -> None:
     assert np.isnan(value("tail f32 n331 d64"))
 
 
-def test_a_read_reads_every_byte() -> None:
-    a = np.zeros(3 * 512 // 4 + 5, np.int32)
+def test_a_read_reads_every_chunk() -> None:
+    words = READ_CHUNK_BYTES // 4
+    a = np.zeros(2 * words + 3 * 128 + 5, np.int32)
     reader = Reader([a], 1)
-    for at in (0, 128, 3 * 128 - 1):
-        a[:] = 0
-        a[at] = 1 << (at % 31)
-        reader.room[:] = 0
-        reader()
-        assert reader.room.any(), at
-    assert reader.bytes == 3 * 512
+    assert reader.bytes == (2 * words + 3 * 128) * 4
+    for at in (0, 127, words - 1, words, 2 * words - 1, 2 * words, 2 * words + 3 * 128 - 1):
+        a[:], seen = 0, []
+        a[at] = 1
+        for first in range(3):  # what an item has read is what its last line of sums holds
+            packed = (ctypes.c_int64 * 2)(a.ctypes.data, reader.bytes)
+            reader.room[:] = 0
+            base = -(-reader.room.ctypes.data // 64) * 64
+            entry = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(reader.built.phases[0])
+            entry(ctypes.addressof(packed), first, first + 1, base)
+            seen.append(bool(reader.room.any()))
+        assert seen == [k == at // words for k in range(3)], at
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
