@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Target:
         return self.vector_bytes // ELEMENT_BYTES[dtype]
 
 
+@cache
 def host() -> Target:
     """The machine this process runs on."""
     import llvmlite.binding as llvm

@@ -13,6 +13,7 @@ from moa.cache import Cache, Usage
 from moa.cost import Cost
 from moa.kernel import Kernel
 from moa.measure import Measured
+from moa.step import Step
 from moa.text import MoaError
 from moa.verify import Verification
 
@@ -31,6 +32,8 @@ measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, le
          not_counted {name: reason}, call_s, calls_timed, peak_bytes (or null)
 verify   kernel, ok, checks [{name, ok, detail}]
 emit     kernel, backend, files [path]
+step     kernel, program (text), along, form, states [{name, shape [text], start, next}], position (or null),
+         file (or null)
 laws     laws [{stage, name, statement, contract, source, how}]
 ops      operators [{name, symbol, identity, associative, commutative, idempotent, distributes,
          monotone}], functions and prelude [{name, parameters}]
@@ -170,6 +173,20 @@ def of_verification(kernel: Kernel, found: Verification) -> Answer:
 
 def of_emitted(kernel: Kernel, backend: str, files: tuple[Path, ...]) -> Answer:
     return {**of_kernel(kernel), "backend": backend, "files": [str(path) for path in files]}
+
+
+def of_step(kernel: Kernel, step: Step) -> Answer:
+    return {
+        **of_kernel(kernel),
+        "program": step.text,
+        "along": step.size,
+        "form": step.form,
+        "states": [
+            {"name": s.name, "shape": [str(p) for _, p in s.axes], "start": str(s.start), "next": s.result}
+            for s in step.states
+        ],
+        "position": step.position or None,
+    }
 
 
 def of_laws(laws: list[Any]) -> Answer:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from moa import answers
 from moa.cache import Usage, current, located
-from moa.files import plain, writable, written
+from moa.files import plain, text_to, writable, written
 from moa.given import caches_of, completed, loaded, made, pairs, whole
 from moa.measure import measure as taken
 from moa.terminal import described, say, seconds, titled, working
@@ -306,6 +306,39 @@ def emit(
             return
         for path in files:
             say(printable(str(path)))
+
+
+@app.command(short_help="Derive the update for one more token.")
+def step(
+    file: File,
+    along: Annotated[
+        str, typer.Option("--along", metavar="NAME", help="The size that counts tokens; by default it is found.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="OUT.moa", help="Write the program here.")] = None,
+    ranks: Annotated[int, typer.Option("--ranks", min=0, help="How many axes `...` stands for.")] = 0,
+    dtype: Floats = Dtype.float32,
+    shape: Shapes = None,
+    function: Chosen = "",
+    as_json: Json = False,
+) -> None:
+    """Derive a program for one more token with a state of constant size, from the program over n tokens.
+
+    \b
+      moa step examples/linear.moa
+    """
+    with guarded(as_json):
+        if out is not None:
+            writable(out, (".moa",))
+        kernel = made(file, shape, dtype.value, function)
+        found = kernel.step(size=along, ranks=ranks)
+        if out is not None:
+            text_to(out, found.text)
+        if as_json:
+            tell({**answers.of_step(kernel, found), "file": None if out is None else str(out)})
+        elif out is None:
+            say(Text(found.text.rstrip()))
+        else:
+            say(f"wrote {printable(found.kernel.name)} to {printable(str(out))}")
 
 
 @app.command(short_help="List the laws of the book.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -41,14 +42,15 @@ def plain(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return x.astype(np.float32) if x.dtype.kind == "V" else x
 
 
-def writable(path: Path) -> None:
+def writable(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
     """Nothing, where results can be written to a file of this name: asked before they are computed.
 
     Errors: MoaError of kind "argument"
     """
     shown = printable(str(path))
-    if path.suffix not in SUFFIXES:
-        raise MoaError("argument", f"--out is '{shown}'", None, "results are written to a .npy or .npz file")
+    if path.suffix not in suffixes:
+        what = " or ".join(suffixes)
+        raise MoaError("argument", f"--out is '{shown}'", None, f"results are written to a {what} file")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         reason = "it is a folder" if path.is_dir() else f"{printable(str(path.parent))} is no folder to write to"
         raise MoaError("argument", f"{shown} cannot be written: {reason}", None, "check the path")
@@ -62,14 +64,31 @@ def written(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
     if path.suffix == ".npy" and len(arrays) > 1:
         text = f"{printable(str(path))} would hold {len(arrays)} results: {', '.join(arrays)}"
         raise MoaError("argument", text, None, "a .npz file holds several")
+
+    def write(f: IO[bytes]) -> None:
+        if path.suffix == ".npy":
+            np.save(f, next(iter(arrays.values())))
+        else:
+            np.savez(f, **arrays)  # type: ignore[arg-type]
+
+    replaced(path, write)
+
+
+def text_to(path: Path, text: str) -> None:
+    """Writes a text as UTF-8 likewise."""
+    replaced(path, lambda f: f.write(text.encode()))
+
+
+def replaced(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Puts what `write` writes into the place of a file, whole or not at all.
+
+    Errors: MoaError of kind "argument" if it cannot be written
+    """
     try:
         file, name = tempfile.mkstemp(prefix=".moa-", dir=path.parent)
         try:
             with os.fdopen(file, "wb") as f:
-                if path.suffix == ".npy":
-                    np.save(f, next(iter(arrays.values())))
-                else:
-                    np.savez(f, **arrays)  # type: ignore[arg-type]
+                write(f)
             os.chmod(name, mode_for(path))
             os.replace(name, path)
         except BaseException:

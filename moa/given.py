@@ -70,9 +70,9 @@ def loaded(kernel: Kernel, name: str, text: str) -> Any:
     if path.endswith((".npy", ".npz")):
         return converted(kernel, p, from_file(path, key or (name if path.endswith(".npz") else "")))
     try:
-        return int(text) if p.kind == "i" else float(text)
-    except ValueError:
-        hint = "give a number, a file.npy or a file.npz:key"
+        return {"True": True, "False": False}[text] if p.kind == "b" else int(text) if p.kind == "i" else float(text)
+    except (ValueError, KeyError):
+        hint = "give a number (True or False for a truth value), a file.npy or a file.npz:key"
         raise MoaError("argument", f"{name} is '{printable(text)}'", None, hint) from None
 
 

@@ -220,6 +220,15 @@ class Kernel:
         """
         return _face("measure").measure(self, arrays, named, caches, threads, lead, seed, now)
 
+    def step(self, *, size: str = "", ranks: int = 0) -> Any:
+        """One more token (a `moa.step.Step`): the update of constant memory that is in this kernel over n tokens.
+
+        size   along which, by default that of the kernel's recurrences
+        ranks  how many axes `...` stands for
+        Errors: MoaError of kind "support", naming what needs more than a state of constant size
+        """
+        return _face("step").step_of(self, size, ranks)
+
     def verify(self) -> Any:
         """A `moa.verify.Verification`: hard inputs against the oracle, and every side condition proved again."""
         return _face("verify").verify(self)

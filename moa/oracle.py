@@ -39,7 +39,7 @@ def evaluate(p: Poly, sizes: Mapping[str, int]) -> int:
             case _:
                 raise AssertionError(f"{a.kind} in a size")
 
-    total = Fraction(0)
+    total: int | Fraction = 0
     for monomial, c in p.terms:
         for a in monomial:
             c = c * value(a)
@@ -49,7 +49,7 @@ def evaluate(p: Poly, sizes: Mapping[str, int]) -> int:
 
 
 def bind(program: ir.Program, arrays: Mapping[str, Any]) -> dict[str, int]:
-    """The value of each size and of each integer parameter, from the arguments by name.
+    """The value of each size and of each integer parameter (0 or 1 of a truth value), from the arguments by name.
 
     Errors: MoaError of kind "argument" where an argument is missing, unknown, of another kind, rank or shape, where
     sizes contradict each other or an obligation of `check`, and where an index array reaches outside its axis.
@@ -125,7 +125,7 @@ def _bind(program: ir.Program, arrays: Mapping[str, Array]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     first: dict[str, str] = {}
     for p in program.inputs:
-        if p.kind == "i" and not p.shape:
+        if p.kind in ("i", "b") and not p.shape:
             n = int(arrays[p.name])
             if not -(2**62) <= n < 2**62:
                 raise MoaError("argument", f"argument {p.name} is {n}, beyond 62 bits", p.span)

@@ -30,7 +30,7 @@ from moa.verify import Check, Verification
 ROOT = Path(__file__).resolve().parent.parent
 ATTENTION = str(ROOT / "examples" / "attention.moa")
 CAUSAL = str(ROOT / "examples" / "causal.moa")
-COMMANDS = ("run", "explain", "verify", "cost", "measure", "emit", "laws", "ops", "cache")
+COMMANDS = ("run", "explain", "verify", "cost", "measure", "emit", "step", "laws", "ops", "cache")
 WINDOW = str(ROOT / "examples" / "window.moa")
 FORMULA = ("softmax(Q @ K.T) @ V", "--shape", "Q=n d", "--shape", "K=m d", "--shape", "V=m dv")
 
@@ -147,7 +147,7 @@ def test_help() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["run", "explain", "verify", "cost", "measure", "emit", "laws", "ops"])
+@pytest.mark.parametrize("command", ["run", "explain", "verify", "cost", "measure", "emit", "step", "laws", "ops"])
 def test_the_examples_of_the_help_work(command: str, tmp_path: Path) -> None:
     _, text, _ = moa(command, "--help")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
@@ -234,6 +234,20 @@ def test_json_of_lists(tmp_path: Path) -> None:
     assert {"name": "softmax", "parameters": ["x"]} in answer["prelude"] and answer["functions"]
     files = told("emit", "X + X", "--shape", "X=n", "-o", str(tmp_path / "made"))["files"]
     assert files and all(Path(f).is_file() for f in files)
+
+
+def test_a_step_is_a_program(tmp_path: Path) -> None:
+    linear = str(ROOT / "examples" / "linear.moa")
+    code, text, _ = moa("step", linear)
+    assert code == 0 and "def linear_step(Q[dk], K[dk], V[dv], h0[dk, dv], h1[dk]):" in text
+    found = told("step", linear, "-o", str(tmp_path / "one.moa"))
+    assert found["program"] == (tmp_path / "one.moa").read_text() and found["along"] == "n"
+    assert [s["name"] for s in found["states"]] == ["h0", "h1"] and found["position"] is None
+    assert moa("explain", str(tmp_path / "one.moa"))[0] == 0
+    code, text, error = moa("step", CAUSAL)
+    assert code == 2 and text == "" and "no state of constant size" in error
+    code, text, error = moa("step", linear, "-o", str(tmp_path / "one.txt"))
+    assert code == 2 and "written to a .moa file" in error and not (tmp_path / "one.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_c import HAS_CC
 
 import moa
 from moa.kernel import Kernel
@@ -441,3 +442,18 @@ def test_no_array_of_all_pairs_exists(formula: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout) < 32 * 2**20, f"{int(done.stdout) / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("backend", ["llvm", "c"])
+def test_truth_values_without_axes(backend: str) -> None:
+    if backend == "c" and not HAS_CC:
+        pytest.skip("no C compiler: install gcc or clang")
+    text = "def f(X[n], on: bool):\n    return where(on, X, 0), max(where(on & (X > 0), X, -inf)), X * on\n"
+    kernel = moa.compile(text, backend=backend)
+    x = np.array([1.0, -2.0, 3.0])
+    for on in (True, False, np.bool_(True)):
+        kept, top, times = kernel(x, on)
+        assert np.array_equal(kept, x * on) and np.array_equal(times, x * on) and top == (3 if on else -np.inf)
+    with pytest.raises(moa.MoaError, match="expected bool"):
+        kernel(x, 1)
+    assert kernel.verify().ok

@@ -192,7 +192,7 @@ class Builder:
             case "i":
                 return poly.atom("load", name, at) if at else poly.atom("int", name)
             case _:
-                return Cond("load", (name, at))
+                return Cond("load", (name, at)) if at else negate(is_zero(poly.atom("int", name)))
 
     def psi_scalar(self, value: Value, args: list[Value], index: Index) -> Element:
         shapes = tuple(x.shape for x in args)
