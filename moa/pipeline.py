@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from moa import ir
+from moa.associative import check_scans
 from moa.check import check
 from moa.forms import Form, forms_of, streamed_beside
 from moa.loops import Element
@@ -44,6 +45,7 @@ class Derivation:
 def derive(source: ir.Source, ranks: int) -> Derivation:
     """The derivation of a source with `...` standing for `ranks` axes."""
     program = check(source, ranks)
+    check_scans(program)
     trace = Trace()
     inlined = normalise(program, trace)
     streamed, report = streamed_beside(inlined, trace)

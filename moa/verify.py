@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from moa import ir
+from moa.associative import proved
 from moa.forms import chosen
 from moa.interp.normal import run as run_normal
 from moa.interp.normal import run_halves
@@ -626,6 +627,10 @@ def laws(derivation: Derivation, rng: np.random.Generator) -> Iterator[Check]:
                 yield Check(name, False, where or f"not proved by sympy: {', '.join(failed)}")
             else:
                 yield Check(name, True, "move and finish at random points; move, finish, exponents by sympy")
+    for v in derivation.program.values:
+        if v.op == "scan" and not v.attrs[0].step:
+            how = "by sympy, in every order of operands" if proved(v.attrs[0]) else "no counterexample was found"
+            yield Check(f"operator {v.attrs[0].body.name} is associative", True, how)
     for s in derivation.trace.steps:
         for fact, reason in s.conditions:
             told = re.fullmatch(r"(?s)(.+?)(?: > 0 and| is) free of (\w+)", fact)
