@@ -136,6 +136,7 @@ class Kernel:
         self._row_extents: dict[Any, tuple[Poly, ...]] = {}
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._fronts: dict[int, Front] = {}
+        self._many_rows: dict[int, Placed] = {}  # by width of vectors: what is explained where nothing has run
         self._lead = dict(self._front(0).lead)
         self._parameters = tuple(
             Parameter(p.name, p.kind, bool(p.shape) or p.name in self._lead, dtype)

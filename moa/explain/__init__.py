@@ -108,6 +108,8 @@ def placed_for(kernel: Kernel, width: int | None = None) -> Placed:
     from moa.backends.llvm import host
 
     width = width or host().width(kernel._element)
+    if width in kernel._many_rows:
+        return kernel._many_rows[width]
     d = kernel.derivation
     strategy = Strategy(width, VECTORS * width, KEYS[kernel._element], 4, 4 if kernel._element == "f32" else 2)
     own = {p.name for p in d.program.inputs}
@@ -115,7 +117,9 @@ def placed_for(kernel: Kernel, width: int | None = None) -> Placed:
         own |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
     for r in d.streamed.recurrences:
         own |= {c.name for c in r.components} | {x.name for x in r.readers}
-    return place(d, strategy, kernel._element, {}, frozenset(own), kernel._stored)
+    placed = place(d, strategy, kernel._element, {}, frozenset(own), kernel._stored)
+    kernel._many_rows[width] = placed
+    return placed
 
 
 def source_of(placed: Placed) -> str:
