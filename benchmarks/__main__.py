@@ -28,12 +28,12 @@ for fixed in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # BLAS chooses for this
 from rich.console import Console  # noqa: E402
 from rich.status import Status  # noqa: E402
 
-from benchmarks.ceilings import Ceiling, Reader  # noqa: E402
 from benchmarks.cells import Cell, cells, inputs_of, reference  # noqa: E402
 from benchmarks.peers import MODULES, Absent, Options, found  # noqa: E402
 from benchmarks.record import cell_record, machine, read_record, write_record  # noqa: E402
 from benchmarks.report import HEAD, every_peer, line, markdown, plot  # noqa: E402
 from benchmarks.sampling import Peer, measure  # noqa: E402
+from moa.ceilings import Ceiling, Reader  # noqa: E402
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:

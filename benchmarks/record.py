@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ceilings import Ceiling, Reader
 from benchmarks.cells import Cell
 from benchmarks.sampling import Peer
+from moa.ceilings import Ceiling, Reader
 
 PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "jax", "llvmlite")
 NOT_PEERS = ("moa", "probe", "read")  # not compared as peers: the kernel, what it is aimed at, the ceiling

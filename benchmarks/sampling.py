@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from benchmarks.ceilings import Ceiling
+from moa.ceilings import Ceiling
 
 CLEAN = 0.9  # of the usual rate
 WARM_S = 10e-3  # of untimed calls before a sample: with less, pools that sleep have one thread in some samples

@@ -25,10 +25,10 @@ import numpy as np
 from rich.console import Console
 
 import moa
-from benchmarks.ceilings import Ceiling
 from benchmarks.record import machine, read_record, write_record
 from benchmarks.rows import ROWS, Given, Row, found
 from benchmarks.sampling import Peer, measure
+from moa.ceilings import Ceiling
 from moa.oracle import bind
 from moa.storage import numpy_dtype
 

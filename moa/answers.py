@@ -12,6 +12,7 @@ import numpy as np
 from moa.cache import Cache, Usage
 from moa.cost import Cost
 from moa.kernel import Kernel
+from moa.machine import Machine
 from moa.measure import Measured
 from moa.step import Step
 from moa.text import MoaError
@@ -37,6 +38,8 @@ step     kernel, program (text), along, form, states [{name, shape [text], start
 laws     laws [{stage, name, statement, contract, source, how}]
 ops      operators [{name, symbol, identity, associative, commutative, idempotent, distributes,
          monotone}], functions and prelude [{name, parameters}]
+machine  name, title, source, threads, line_bytes, flops_per_s {dtype: n}, pj_per_flop {dtype: n},
+         levels [{name, capacity_bytes (or null), ways, shared, bytes_per_s, pj_per_byte}]
 cache    folder (or null), used, entries, bytes, most_bytes
 cache clear   folder (or null), entries and bytes removed
 error    kind, message, place {file, line, column} (or null), remedy (or null)
@@ -132,6 +135,16 @@ def of_cost(kernel: Kernel, cost: Cost) -> Answer:
             for level in cost.levels
             for a in level.arrays
         ],
+    }
+
+
+def of_machine(m: Machine) -> Answer:
+    keys = ("name", "capacity_bytes", "ways", "shared", "bytes_per_s", "pj_per_byte")
+    return {
+        **{k: getattr(m, k) for k in ("name", "title", "source", "threads", "line_bytes")},
+        "flops_per_s": dict(m.flops_per_s),
+        "pj_per_flop": dict(m.pj_per_flop),
+        "levels": [{k: getattr(level, k) for k in keys} for level in m.levels],
     }
 
 

@@ -19,7 +19,9 @@ from moa import answers
 from moa.cache import Usage, current, located
 from moa.files import plain, text_to, writable, written
 from moa.given import caches_of, completed, loaded, made, pairs, whole
+from moa.machine import machine_of, toml_of
 from moa.measure import measure as taken
+from moa.probe import probe
 from moa.terminal import described, say, seconds, titled, working
 from moa.text import MoaError, printable
 from moa.verify import Check
@@ -392,6 +394,40 @@ def ops(as_json: Json = False) -> None:
             say(Text(title, style="bold"))
             for name, parameters in listed.items():
                 say(f"  {name}({', '.join(parameters)})")
+
+
+@app.command(short_help="Measure this machine, or show the description of one.")
+def machine(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME|FILE]", help="A machine that ships, a .toml file, or `here`.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="OUT.toml", help="Write it here.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="By default all processors.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure rates and bandwidths of this machine and keep them, or show a machine that is described.
+
+    It takes some ten seconds. What is measured is `here` for later commands.
+
+    \b
+      moa machine h100
+    """
+    with guarded(as_json):
+        if out is not None:
+            writable(out, (".toml",))
+        if name and threads is not None:
+            raise MoaError("argument", "--threads is for measuring", None, "leave out the machine, or --threads")
+        if name:
+            found = machine_of(name)
+        else:
+            with working("measuring this machine") as now:
+                found = probe(now, threads)
+        if out is not None:
+            text_to(out, toml_of(found))
+        if as_json:
+            tell(answers.of_machine(found))
+        else:
+            say(str(found))
 
 
 class Action(StrEnum):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as run
-from benchmarks.ceilings import READ_CHUNK_BYTES, Ceiling, Reader
 from benchmarks.cells import Cell, cells, inputs_of, reference, rounded
 from benchmarks.peers import Options, found, hand_probe, moa_kernel, numpy_blas
 from benchmarks.record import best_peer, met, reached
 from benchmarks.sampling import Peer, Sample, measure
+from moa.ceilings import READ_CHUNK_BYTES, Ceiling, Reader
 from moa.storage import numpy_dtype
 
 SMALL = {c.formula: replace(c, heads=4, kv_heads=4 // (c.heads // c.kv_heads), n=c.n and 37, m=37) for c in cells()}

@@ -30,7 +30,7 @@ from moa.verify import Check, Verification
 ROOT = Path(__file__).resolve().parent.parent
 ATTENTION = str(ROOT / "examples" / "attention.moa")
 CAUSAL = str(ROOT / "examples" / "causal.moa")
-COMMANDS = ("run", "explain", "verify", "cost", "measure", "emit", "step", "laws", "ops", "cache")
+COMMANDS = ("run", "explain", "verify", "cost", "measure", "emit", "step", "laws", "ops", "machine", "cache")
 WINDOW = str(ROOT / "examples" / "window.moa")
 FORMULA = ("softmax(Q @ K.T) @ V", "--shape", "Q=n d", "--shape", "K=m d", "--shape", "V=m dv")
 
@@ -147,7 +147,9 @@ def test_help() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["run", "explain", "verify", "cost", "measure", "emit", "step", "laws", "ops"])
+@pytest.mark.parametrize(
+    "command", ["run", "explain", "verify", "cost", "measure", "emit", "step", "laws", "ops", "machine"]
+)
 def test_the_examples_of_the_help_work(command: str, tmp_path: Path) -> None:
     _, text, _ = moa(command, "--help")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

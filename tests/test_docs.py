@@ -37,7 +37,7 @@ from moa.lower.values import UNARY
 from moa.ops import OPERATORS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/language.md", "docs/design.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/language.md", "docs/design.md", "docs/cost.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WIDE_BYTES = 64  # vectors of the machine whose output is shown
 

@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # fmt: off
 ORDER = [
-    "text", "cache", "markup", "poly", "ops", "ir", "parse", "check", "notation", "oracle", "associative",
+    "text", "cache", "machine", "markup", "poly", "ops", "ir", "parse", "check", "notation", "oracle", "associative",
     "rewrite", "normal", "record", "naming", "psi", "canonical", "domains", "laws", "stream", "tiles", "tile",
-    "loops", "lower", "lift", "expand", "interp", "cost", "backends", "forms", "increment", "transcribe",
+    "loops", "lower", "lift", "expand", "interp", "cost", "backends", "ceilings", "forms", "increment", "transcribe",
     "pipeline", "storage", "dlpack", "arrays", "call", "kept", "kernel", "device_arrays", "device_call", "device",
-    "step", "numerics", "verify", "explain", "emit", "emit_cuda", "files", "given", "measure", "answers",
+    "step", "numerics", "verify", "explain", "emit", "emit_cuda", "files", "given", "measure", "probe", "answers",
     "terminal", "cli", "__main__",
 ]
 # fmt: on

@@ -64,14 +64,22 @@ entry:
   br label %head
 head:
   %some = icmp slt i64 %from, %to
-  br i1 %some, label %loop, label %end
+  br i1 %some, label %round, label %end
+round:
+  %r = phi i64 [ 0, %head ], [ %r1, %turn ]
+CARRIED
+  br label %loop
 loop:
-  %at = phi i64 [ %from, %head ], [ %at1, %loop ]
+  %at = phi i64 [ %from, %round ], [ %at1, %loop ]
 PHIS
 STEPS
   %at1 = add i64 %at, STEP
   %more = icmp slt i64 %at1, %to
-  br i1 %more, label %loop, label %done
+  br i1 %more, label %loop, label %turn
+turn:
+  %r1 = add i64 %r, 1
+  %again = icmp slt i64 %r1, ROUNDS
+  br i1 %again, label %round, label %done
 done:
 SUMS
   store volatile <8 x i64> %sLAST, ptr %space, align 64
@@ -117,10 +125,11 @@ def peak_text(dtype: str, target: Target) -> tuple[str, int]:
     return filled(PEAK, words, target), flops
 
 
-def read_text(target: Target) -> str:
-    """A module whose `read` reads the chunks `first` to `last` of args[0], which has args[1] bytes."""
+def read_text(target: Target, chunk_bytes: int = READ_CHUNK_BYTES, rounds: int = 1) -> str:
+    """A module whose `read` reads the chunks `first` to `last` of args[0], which has args[1] bytes, so many times."""
     lines, kind = range(8), "<8 x i64>"
-    phis = "\n".join(f"  %a{c} = phi {kind} [ zeroinitializer, %head ], [ %b{c}, %loop ]" for c in lines)
+    carried = "\n".join(f"  %c{c} = phi {kind} [ zeroinitializer, %head ], [ %b{c}, %turn ]" for c in lines)
+    phis = "\n".join(f"  %a{c} = phi {kind} [ %c{c}, %round ], [ %b{c}, %loop ]" for c in lines)
     steps = "\n".join(
         f"  %o{c} = add i64 %at, {LINE_BYTES * c}\n  %p{c} = getelementptr i8, ptr %base, i64 %o{c}\n"
         f"  %v{c} = load {kind}, ptr %p{c}, align 1\n  %b{c} = xor {kind} %a{c}, %v{c}"
@@ -128,8 +137,8 @@ def read_text(target: Target) -> str:
     )
     sums = [f"  %s1 = xor {kind} %b0, %b1"] + [f"  %s{c} = xor {kind} %s{c - 1}, %b{c}" for c in lines[2:]]
     words = {
-        "PHIS": phis, "STEPS": steps, "SUMS": "\n".join(sums), "LAST": "7", "CHUNK": str(READ_CHUNK_BYTES),
-        "STEP": str(8 * LINE_BYTES),
+        "PHIS": phis, "STEPS": steps, "SUMS": "\n".join(sums), "LAST": "7", "CHUNK": str(chunk_bytes),
+        "STEP": str(8 * LINE_BYTES), "CARRIED": carried, "ROUNDS": str(rounds),
     }  # fmt: skip
     return filled(READ, words, target)
 
