@@ -12,6 +12,8 @@ import pytest
 from published import over_heads, positions, scaled
 
 from moa.oracle import oracle
+from moa.tile import Strategy, tile
+from moa.tiles import Phase
 from tests.golden.systems import EXAMPLES, LAYER, kernel
 
 Array = np.ndarray[Any, Any]
@@ -531,3 +533,27 @@ def test_one_pass() -> None:
     assert kernel("flash", "flash").passes == (3, 1)
     for name in (("longformer", "longformer"), ("bigbird", "counted"), ("lean", "decode"), ("aaren", "parallel")):
         assert kernel(*name).passes == (3, 1)
+
+
+def phases_of_exchanged_sums() -> tuple[Phase, ...]:
+    derivation = kernel("performer", "softmax_features")._derive(2)
+    form = next(f for f in derivation.forms if f.name.startswith("open"))
+    return tile(form.streamed, Strategy(16, 64, 192)).phases
+
+
+def extents(phase: Phase) -> set[str]:
+    return {str(a.extent) for a in phase.axes}
+
+
+def test_what_all_rows_share_is_made_once() -> None:
+    """The sums over keys of exchanged products are arrays: no work item of rows goes over the keys again."""
+    phases = phases_of_exchanged_sums()
+    of_rows = [p.name for p in phases if "n" in {str(p.axis(v).extent) for v in p.items}]
+    over_keys = [p.name for p in phases if "m" in extents(p)]
+    assert of_rows and over_keys and not set(of_rows) & set(over_keys)
+
+
+def test_heads_are_no_rows_of_tiles() -> None:
+    """Nothing is shared from head to head, and states are matrices: a work item is one head."""
+    states = [p for p in phases_of_exchanged_sums() if extents(p) >= {"m", "r", "dv"} and "r" not in p.items]
+    assert states and all(a.step <= 1 for p in states for a in p.axes if a.role == "item" and str(a.extent) != "r")

@@ -283,6 +283,8 @@ def _fold_row(plan: Plan, fold: Fold, items: tuple[Axis, ...]) -> str | None:
             elif array in plan.equations:
                 e = plan.equations[array]
                 at = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+                if e.red is not None:
+                    at[e.red[0]] = var(f"{e.red[0]}'")  # bound in there: not the fold's axis of that name
                 for _, body in e.pieces:
                     walk(rename(body, at))
 
@@ -292,4 +294,6 @@ def _fold_row(plan: Plan, fold: Fold, items: tuple[Axis, ...]) -> str | None:
                 walk(b)
     ended = {v for c in ends(fold.domain, fold.axis[0], set(score)) for v in c.vars()}  # where an item ends is its own
     found = [k for k in range(len(items)) if fold.shared[k][0] not in ended]
+    if not any(score.values()) and any(len(m.outer) > len(fold.shared) + 1 for m in fold.members):
+        return None  # rows would share no load, and states that are matrices have lanes and blocks of their own
     return items[max(found, key=lambda k: (score[fold.shared[k][0]], k))][0] if found else None

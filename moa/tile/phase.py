@@ -78,6 +78,8 @@ class PhaseBuilder(Statements):
             if item is None or item not in self.items or item in mapping:
                 raise NeedStore(fold.name)
             mapping.append(item)
+        if len(mapping) < len(self.items):  # it is the same for several items: each would do it again
+            raise NeedStore(fold.name)
         done = self.fold(fold, tuple(mapping))
         mine = next(m for m, old in zip(done.members, fold.members, strict=True) if old.name == member.name)
         return rename(mine.finish, {v: p for (v, _), p in zip(mine.outer, index, strict=True)})
