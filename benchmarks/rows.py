@@ -245,9 +245,7 @@ ROWS = (
     Row("Linformer", "linformer", "linformer", 4096, linformer, "linformer", 512),
     Row("Performer: softmax features", "performer", "softmax_features", 4096, features, "performer"),
     Row("Performer: ReLU features", "performer", "relu_features", 4096, features, "performer_relu"),
-    Row(
-        "Performer, softmax, causal", "performer", "causal_softmax_features", 2048, causal_features, "performer_causal"
-    ),
+    Row("Performer: softmax causal", "performer", "causal_softmax_features", 2048, causal_features, "performer_causal"),
     Row("Performer: ReLU causal", "performer", "causal_relu_features", 2048, causal_features, "performer_causal_relu"),
     Row("linear attention", "linear_attention", "full", 4096, linear, "linear_full"),
     Row("linear attention: causal", "linear_attention", "causal", 4096, linear, "linear_causal"),

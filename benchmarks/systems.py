@@ -6,7 +6,8 @@
 
 Rows are merged into one JSON file, so that a run can be done in parts. Peers take turns (see sampling.py); times are
 medians, of the undisturbed samples where there are three. `ratio` is the time of PyTorch over that of the kernel:
-above 1 the kernel is faster. Passes are those of the formula as written and as compiled; `form` is the one that ran.
+above 1 the kernel is faster. Passes are those of the formula as written and as compiled; `form` is the one that ran:
+sums exchanged, carried along the rows, in chunks of rows, or in parts that are merged.
 Bytes are MiB of Kernel.cost at these sizes: what any kernel must move, and what the loops of this one do. Errors are
 relative to the largest value, where that is above 1: to PyTorch in float32, and to PyTorch in float64.
 """
@@ -38,6 +39,7 @@ HEAD = (
     ("system", 33), ("n", 5), ("function", 23), ("lines", 5), ("passes", 6), ("compulsory", 10), ("predicted", 9),
     ("ms", 8), ("torch ms", 8), ("ratio", 6), ("compiled", 8), ("to torch", 8), ("to f64", 7), ("form", 0),
 )  # fmt: skip
+COMPILED = [name for name, _ in HEAD].index("compiled")
 Report = Callable[[str], None]
 
 
@@ -136,12 +138,21 @@ def cells(title: str, e: dict[str, Any]) -> tuple[str, ...]:
 
     ours, theirs, absent = ms("moa"), ms("torch"), "absent" if e["absent"] else "-"
     ratio = theirs / ours if ours and theirs else None
+    moved = (f"{e[f'{kind}_bytes'] / MIB:.1f}" for kind in ("compulsory", "predicted"))
+    errors = (number(e["errors"].get(name), ".0e", absent) for name in ("torch", "float64"))
     return (
-        title, str(e["n"]), e["function"], str(e["lines"]), "{} -> {}".format(*e["passes"]),
-        f"{e['compulsory_bytes'] / MIB:.1f}", f"{e['predicted_bytes'] / MIB:.1f}", number(ours, ".3f"),
-        number(theirs, ".3f", absent), number(ratio, ".2f"), number(ms("torch compiled"), ".3f"),
-        number(e["errors"].get("torch"), ".0e", absent), number(e["errors"].get("float64"), ".0e", absent), e["form"],
+        title, str(e["n"]), e["function"], str(e["lines"]), "{} -> {}".format(*e["passes"]), *moved,
+        number(ours, ".3f"), number(theirs, ".3f", absent), number(ratio, ".2f"),
+        number(ms("torch compiled"), ".3f"), *errors, words_of(e["form"]),
     )  # fmt: skip
+
+
+FORMS = {"open": "sums exchanged", "carry": "carried", "chunk": "in chunks", "in parts": "in parts"}
+
+
+def words_of(form: str) -> str:
+    """The name of a form without the names of its equations."""
+    return ", ".join(next((w for k, w in FORMS.items() if part.startswith(k)), part) for part in form.split("; "))
 
 
 def text(words: tuple[str, ...]) -> str:
@@ -150,10 +161,10 @@ def text(words: tuple[str, ...]) -> str:
 
 def markdown(record: dict[str, Any], titles: list[str]) -> str:
     """A table for a page."""
-    head = tuple(name for name, _ in HEAD)
-    lines = [f"| {' | '.join(x)} |" for x in (head, ("---",) * len(head))]
-    lines += [f"| {' | '.join(cells(t, record['cells'][t]))} |" for t in titles]
-    return "\n".join(lines)
+    rows = [tuple(name for name, _ in HEAD), ("---",) * len(HEAD), *(cells(t, record["cells"][t]) for t in titles)]
+    if all(r[COMPILED] == "-" for r in rows[2:]):
+        rows = [r[:COMPILED] + r[COMPILED + 1 :] for r in rows]  # nobody asked for it
+    return "\n".join(f"| {' | '.join(r)} |" for r in rows)
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
