@@ -36,7 +36,7 @@ from moa.storage import numpy_dtype
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 2**20
 HEAD = (
-    ("system", 33), ("n", 5), ("function", 23), ("lines", 5), ("passes", 6), ("compulsory", 10), ("predicted", 9),
+    ("system", 33), ("n", 5), ("function", 36), ("lines", 5), ("passes", 6), ("compulsory", 10), ("predicted", 9),
     ("ms", 8), ("torch ms", 8), ("ratio", 6), ("compiled", 8), ("to torch", 8), ("to f64", 7), ("form", 0),
 )  # fmt: skip
 COMPILED = [name for name, _ in HEAD].index("compiled")
@@ -118,7 +118,7 @@ def described(row: Row, kernel: moa.Kernel, given: Given) -> dict[str, Any]:
     size = numpy_dtype(kernel.dtype).itemsize
     return {
         "n": row.n,
-        "function": row.function,
+        "function": f"{row.program}: {row.function}",
         "lines": row.lines(),
         "passes": kernel.passes,
         "form": list(kernel._variants.values())[-1].form,
