@@ -26,7 +26,10 @@ explain  kernel, dtype, passes, stage (or null), text, equations [text],
          laws [{law, target, before, after, contract, conditions [{condition, reason}]}],
          refused [{law, target, reason}]
 cost     kernel, sizes {name: n}, passes, formulas and values (or null) of flops, compulsory_words,
-         streamed_words, scratch_bytes; arrays [{between, array, words}]
+         streamed_words, scratch_bytes; arrays [{between, array, words}]; with --machine and sizes also
+         machine, levels [{name, capacity_bytes, compulsory_bytes, lower_bound_bytes,
+         conjectured_bound_bytes, attainable_bytes, predicted_bytes (or null), regime}],
+         times_s {what: n}, energy_j; else null
 measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, levels [{capacity_bytes, ways,
          read_bytes, written_bytes, conflict_bytes (or null), arrays [{name, read_bytes, written_bytes}]}],
          calls [{name, loads, stores, bytes}], spills {stores, loads} (or null), counted {name: n},
@@ -44,6 +47,10 @@ cache    folder (or null), used, entries, bytes, most_bytes
 cache clear   folder (or null), entries and bytes removed
 error    kind, message, place {file, line, column} (or null), remedy (or null)
 """
+LEVEL = (
+    "name", "capacity_bytes", "compulsory_bytes", "lower_bound_bytes", "conjectured_bound_bytes", "attainable_bytes",
+    "predicted_bytes", "regime",
+)  # fmt: skip
 COUNTS = ("flops", "compulsory_words", "streamed_words", "scratch_bytes")
 
 
@@ -132,9 +139,13 @@ def of_cost(kernel: Kernel, cost: Cost) -> Answer:
         "values": {name: cost.number(name) for name in COUNTS} if cost.sizes else None,
         "arrays": [
             {"between": level.between, "array": a.array, "words": str(a.count)}
-            for level in cost.levels
+            for level in cost.boundaries
             for a in level.arrays
         ],
+        "machine": None if cost.machine is None else cost.machine.name,
+        "levels": [{k: getattr(level, k) for k in LEVEL} for level in cost.levels] or None,
+        "times_s": dict(cost.times_s()) or None,
+        "energy_j": cost.energy_j(),
     }
 
 

@@ -217,6 +217,9 @@ def verify(
 def cost(
     file: File,
     size: Sizes = None,
+    machine: Annotated[
+        str, typer.Option("--machine", metavar="NAME|FILE", help="Predict each level of its memory: see moa machine.")
+    ] = "",
     dtype: Floats = Dtype.float32,
     shape: Shapes = None,
     function: Chosen = "",
@@ -226,12 +229,13 @@ def cost(
 
     \b
       moa cost examples/causal.moa --size n=4096 --size dk=64 --size dv=64
+      moa cost examples/causal.moa --size n=4096 --size dk=64 --size dv=64 --machine zen4-server
       moa cost examples/systems/longformer.moa --function window
     """
     with guarded(as_json):
         sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
         kernel = made(file, shape, dtype.value, function)
-        found = kernel.cost(**sizes)
+        found = kernel.cost(machine, **sizes)
         if as_json:
             tell(answers.of_cost(kernel, found))
         else:

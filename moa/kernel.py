@@ -197,9 +197,13 @@ class Kernel:
         files: tuple[Path, ...] = _face("emit").emit(self, folder, sizes, backend=backend, ranks=ranks, name=name)
         return files
 
-    def cost(self, **sizes: int) -> Any:
-        """What the kernel computes and moves (a `moa.cost.Cost`): as formulas, and as numbers where sizes are given."""
-        return _face("explain").cost_of(self, **sizes)
+    def cost(self, machine: Any = "", /, **sizes: int) -> Any:
+        """What the kernel computes and moves (a `moa.cost.Cost`): as formulas, and as numbers where sizes are given.
+
+        machine  whose levels of memory are predicted: a `moa.machine.Machine`, "here", one that ships, a file
+        Errors: MoaError of kind "argument"
+        """
+        return _face("explain").cost_of(self, machine, **sizes)
 
     def measure(
         self,

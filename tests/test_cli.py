@@ -199,7 +199,10 @@ def test_json_of_explain() -> None:
 
 def test_json_of_cost() -> None:
     answer = told("cost", ATTENTION, *(w for s in ["n=64", "m=64", "dk=8", "dv=8"] for w in ("--size", s)))
-    assert list(answer) == ["kernel", "sizes", "passes", "formulas", "values", "arrays"]
+    assert list(answer) == [
+        "kernel", "sizes", "passes", "formulas", "values", "arrays", "machine", "levels", "times_s", "energy_j",
+    ]  # fmt: skip
+    assert answer["levels"] is None
     assert answer["values"]["compulsory_words"] == 4 * 64 * 8 and answer["sizes"]["n"] == 64
     assert set(answer["formulas"]) == set(answer["values"])
     assert told("cost", ATTENTION)["values"] is None

@@ -412,8 +412,8 @@ def test_the_table() -> None:
 
 def test_levels_make_the_words() -> None:
     c = cost_of(ATTENTION)
-    assert len(c.levels) == 1 and c.levels[0].words == c.streamed_words
-    assert [w.array for w in c.levels[0].arrays] == ["Q", "K", "V", "out"]
+    assert len(c.boundaries) == 1 and c.boundaries[0].words == c.streamed_words
+    assert [w.array for w in c.boundaries[0].arrays] == ["Q", "K", "V", "out"]
     assert c.passes == (3, 1)
 
 

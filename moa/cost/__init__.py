@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from moa.cost.arithmetic import flops
-from moa.cost.model import Cost, Level, cost
+from moa.cost.levels import Level
+from moa.cost.model import Boundary, Cost, cost
 from moa.cost.sums import Count
 from moa.cost.traffic import Words
 
-__all__ = ["Cost", "Count", "Level", "Words", "cost", "flops"]
+__all__ = ["Boundary", "Cost", "Count", "Level", "Words", "cost", "flops"]

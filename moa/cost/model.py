@@ -1,13 +1,17 @@
-"""The cost of a kernel: flops, words at each level of memory, scratch, and a table of them."""
+"""The cost of a kernel: flops, words, what moves at each level of a machine, time and energy, and a table of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from moa.cost.arithmetic import flops
+from moa.cost.levels import Level, Traffic, formula_of, levels_of, scratch_passes, traffic_of
 from moa.cost.sums import Count, Sum, expression
 from moa.cost.traffic import Words, compulsory, streamed
+from moa.loops import Element
+from moa.machine import Machine, bytes_text
 from moa.markup import table
 from moa.oracle import evaluate
 from moa.poly import Poly
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class Boundary:
     """The words that cross one boundary between memories, by array.
 
     between         what the boundary is
@@ -40,6 +44,9 @@ def total(arrays: tuple[Words, ...]) -> Count:
     return out
 
 
+ELEMENTS: dict[str, tuple[Element, Element | None]] = {  # (of arithmetic, of arrays where they differ)
+    "float64": ("f64", None), "float32": ("f32", None), "bfloat16": ("f32", "bf16"), "float16": ("f32", "f16"),
+}  # fmt: skip
 NAMES = ("flops", "compulsory_words", "streamed_words", "scratch_bytes", "intensity")
 
 
@@ -49,7 +56,8 @@ class Cost:
 
     flops             of the normal form, over whole boxes; what has no index variable is free
     compulsory        each distinct element of inputs that is read and of outputs, once
-    levels            nearest memory first
+    boundaries        the words of arrays, nearest memory first
+    traffic           what `levels` are computed from, if a machine was named
     scratch_bytes     of one thread
     passes            (as written, as compiled): the most traversals of one axis
     """
@@ -57,9 +65,12 @@ class Cost:
     name: str
     flops: Poly
     compulsory: tuple[Words, ...]
-    levels: tuple[Level, ...]
+    boundaries: tuple[Boundary, ...]
     scratch_bytes: Poly
     passes: tuple[int, int]
+    dtype: str
+    traffic: Traffic | None = None
+    machine: Machine | None = None
     sizes: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -69,15 +80,65 @@ class Cost:
     @property
     def streamed_words(self) -> Count:
         """Words between the memory where arrays live and the cache that holds one work item."""
-        return self.levels[0].words
+        return self.boundaries[0].words
 
     @property
     def intensity(self) -> float | None:
         """flop per streamed word, at the sizes given."""
         return None if not self.sizes else self.number("flops") / max(self.number("streamed_words"), 1)
 
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """What moves at each level of the machine, nearest first, at the sizes given; () without sizes or a machine."""
+        if self.machine is None or self.traffic is None or not self.sizes:
+            return ()
+        return levels_of(self.traffic, self.machine, dict(self.sizes))
+
+    def beside(self, simulated: Sequence[Any]) -> tuple[Level, ...]:
+        """The levels with what simulated caches of the same capacities moved (`moa.measure.SimulatedLevel`)."""
+        found = {x.capacity_bytes: x for x in simulated}
+        out = []
+        for level in self.levels:
+            x = found.get(level.capacity_bytes)
+            measured = {} if x is None else {"measured_bytes": x.moved_bytes, "conflict_bytes": x.conflict_bytes}
+            out.append(replace(level, **measured))
+        return tuple(out)
+
+    def times_s(self) -> tuple[tuple[str, float], ...]:
+        """(what is waited for, seconds) for arithmetic and each level; the time is at least the largest of them.
+
+        flops are those of whole boxes, and all threads share the work evenly
+        """
+        if not self.levels:
+            return ()
+        m = self.machine
+        assert m is not None
+        out = [("flops", self.number("flops") / m.rate(self.dtype))]
+        for level, farther in zip(self.levels, m.levels[1:], strict=True):
+            if level.predicted_bytes is not None:
+                out.append((farther.name, level.predicted_bytes / farther.bytes_per_s))
+        return tuple(out)
+
+    def energy_j(self) -> float | None:
+        """Joules by the machine's table: of flops, and of bytes at each level that is predicted. A model."""
+        if not self.levels:
+            return None
+        m = self.machine
+        assert m is not None
+        total = self.number("flops") * m.flop_pj(self.dtype)
+        for level, farther in zip(self.levels, m.levels[1:], strict=True):
+            total += (level.predicted_bytes or 0) * farther.pj_per_byte
+        return total * 1e-12
+
     def formula(self, name: str) -> Any:
-        """One of flops, compulsory_words, streamed_words, scratch_bytes, intensity as an expression of sympy."""
+        """One of NAMES, or the predicted bytes of a level by its name, as an expression of sympy.
+
+        The latter is in sizes, M_bytes (the capacity) and scratch_bytes; None where one tile does not fit
+        """
+        levels = self.levels
+        for level in levels:
+            if level.name == name and self.traffic is not None:
+                return formula_of(self.traffic, level, scratch_passes(self.traffic, levels, level, dict(self.sizes)))
         match name:
             case "flops":
                 return expression(self.flops)
@@ -120,14 +181,37 @@ class Cost:
 
         row("flops", self.flops)
         row("compulsory words", self.compulsory_words)
-        for level in self.levels:
-            row(f"words, {level.between}", level.words)
-            for a in level.arrays:
+        for b in self.boundaries:
+            row(f"words, {b.between}", b.words)
+            for a in b.arrays:
                 row(f"  {a.array}", a.count)
         row("scratch bytes", self.scratch_bytes)
         if self.intensity is not None:
             rows.append(("flop per word", f"{self.intensity:,.2f}", ""))
         rows.append(("passes", "", f"{self.passes[0]} -> {self.passes[1]}"))
+        return [*rows, *self.level_rows()]
+
+    def level_rows(self) -> list[tuple[str, str, str]]:
+        """The lines of the levels."""
+        rows: list[tuple[str, str, str]] = []
+        if not self.levels:
+            return rows
+        assert self.machine is not None
+        rows.append(("on", self.machine.name, f"{self.machine.title}; one thread does all"))
+        for level in self.levels:
+            title = f"bytes beyond {level.name}, {bytes_text(level.capacity_bytes)}"
+            unknown = "not predicted" if level.predicted_bytes is None else f"{level.predicted_bytes:,}"
+            rows.append((title, unknown, level.regime))
+            rows.append(("  compulsory", f"{level.compulsory_bytes:,}", "certified: no order of this work moves less"))
+            rows.append(("  conjectured bound", f"{level.conjectured_bound_bytes:,}", "conjectured, not proved"))
+            about = "no row fits" if level.attainable_bytes is None else f"{level.attainable_bytes:,}"
+            rows.append(("  attainable, about", about, "with as many rows at a time as fit"))
+        times = self.times_s()
+        longest = max(times, key=lambda x: x[1])
+        rows.append(("time, at least", f"{longest[1] * 1e3:.4g} ms", ", ".join(f"{w} {t * 1e3:.4g}" for w, t in times)))
+        rows.append(
+            ("energy, a model", f"{(self.energy_j() or 0) * 1e3:.4g} mJ", "levels that are not predicted left out")
+        )
         return rows
 
     def __str__(self) -> str:
@@ -140,7 +224,14 @@ class Cost:
         return table(self.title, ("", "value", "formula"), self.rows())
 
 
-def cost(derivation: Derivation, placed: Placed, **sizes: int) -> Cost:
+def cost(
+    derivation: Derivation,
+    placed: Placed,
+    machine: Machine | None = None,
+    dtype: str = "float32",
+    /,
+    **sizes: int,
+) -> Cost:
     """The cost of a placed derivation. `sizes` are values of its sizes and integer parameters, all of them or none.
 
     Sizes that are literals in the tiles are literals in the words too.
@@ -149,14 +240,17 @@ def cost(derivation: Derivation, placed: Placed, **sizes: int) -> Cost:
     wanted = names(derivation)
     missing = [n for n in wanted if sizes and n not in sizes]
     assert not missing, f"no value for {', '.join(missing)}"
-    level = Level("memory and the cache of one work item", streamed(placed.tiles))
+    boundary = Boundary("memory and the cache of one work item", streamed(placed.tiles))
     return Cost(
         derivation.program.name,
         flops(derivation.equations),
         compulsory(placed.tiles),
-        (level,),
+        (boundary,),
         placed.lowered.scratch_bytes,
         derivation.report.passes,
+        dtype,
+        None if machine is None else traffic_of(placed.tiles, *ELEMENTS[dtype]),
+        machine,
         tuple((n, sizes[n]) for n in wanted) if sizes else (),
     )
 

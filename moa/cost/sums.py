@@ -138,6 +138,15 @@ def _value(over: Over, body: Poly, at: dict[str, Any], sizes: Mapping[str, int])
     return int(np.sum(np.broadcast_to(np.asarray(values), (count,)), dtype=np.int64))
 
 
+def largest(p: Poly, items: Iterable[Along], sizes: Mapping[str, int]) -> int:
+    """The largest value over the tiles of the last axis of items, at the first ones of the others; 0 of none."""
+    at: dict[str, Any] = {}
+    for a in items:
+        p = p.rename(a.explicit() if a.step > 1 else {})
+        at = {**{v: np.asarray(0) for v in at}, a.number: np.arange(_integer(_box({}, sizes).poly(a.tiles)))}
+    return int(np.max(_box(at, sizes).poly(p))) if all(x.size for x in at.values()) else 0
+
+
 def _box(axes: Mapping[str, Any], sizes: Mapping[str, int]) -> Box:
     return Box(axes, {}, sizes, np.asarray(True), {}, np.dtype(np.float64))
 

@@ -186,7 +186,7 @@ class Walk:
     ) -> tuple[dict[str, Span], dict[str, Tiled], bool]:
         """What is known inside a loop, and whether its bounds are."""
         lo, hi = self.bound(s.lo), self.bound(s.hi)
-        exact = not _reads_data(lo) and not _reads_data(hi)
+        exact = not reads_data(lo) and not reads_data(hi)
         if not exact:
             lo, hi = const(0), self.phase.axis(s.axis).extent
         if f"{s.axis}@0" not in {a.name for c in _conditions(s.body) for a in c.atoms()}:
@@ -227,7 +227,7 @@ class Walk:
         points = {v: env[v].lo for v in p.vars() if env[v].hi - env[v].lo == const(1)}
         ranged = sorted(p.vars() - points.keys())
         steps = {v: _step(p, v) for v in ranged}
-        if _reads_data(p) or None in steps.values():
+        if reads_data(p) or None in steps.values():
             total = const(1)
             for v in ranged:
                 total = total * self.facts.length(env[v])
@@ -253,7 +253,7 @@ class Walk:
         base, exact = count(resident, self.facts)
         exact = exact and all(t.exact for t in mine)
         when = {self.touches[t] for t in mine if not t.traversal}
-        if len(when) == 1 and not _reads_data(base):
+        if len(when) == 1 and not reads_data(base):
             (always,) = when
             total = of(select(always, base, const(0)), (), self.items)
         else:
@@ -334,7 +334,7 @@ def _conditions(body: tuple[TileStmt, ...]) -> Iterator[Cond]:
                 pass
 
 
-def _reads_data(p: Poly) -> bool:
+def reads_data(p: Poly) -> bool:
     return any(a.kind == "load" or (a.kind == "select" and a.args[0].op == "load") for a in p.atoms())
 
 

@@ -26,6 +26,7 @@ from moa.explain.placed import kernel_lines
 from moa.explain.text import INDENT, WIDTH, wrapped
 from moa.forms import Form
 from moa.kernel import KEYS, VECTORS
+from moa.machine import Machine, machine_of
 from moa.normal import Fold
 from moa.notation import program_text
 from moa.pipeline import STAGES, Derivation, Placed, place
@@ -130,11 +131,12 @@ def source_of(placed: Placed) -> str:
     return print_llvm(expand(placed.lowered.loops), host())
 
 
-def cost_of(kernel: Kernel, **sizes: int) -> Cost:
-    """The cost of the variant that ran last, else of one for many rows.
+def cost_of(kernel: Kernel, machine: Machine | str = "", /, **sizes: int) -> Cost:
+    """The cost of the variant that ran last, else of one for many rows, on a machine if one is named.
 
     Errors: MoaError of kind "argument" where some sizes are given and one is missing, or one is not a size
     """
+    on = machine if isinstance(machine, Machine) else machine_of(machine) if machine else None
     d, _, placed = last(kernel)
     known = tuple(dict.fromkeys((*d.program.sizes(), *kernel._names())))
     for name in sizes:
@@ -145,7 +147,7 @@ def cost_of(kernel: Kernel, **sizes: int) -> Cost:
     if missing:
         text = f"no value for {', '.join(missing)}"
         raise MoaError("argument", text, None, f"give all of {', '.join(known)}, or none for the formulas")
-    return cost(d, placed or placed_for(kernel), **sizes)
+    return cost(d, placed or placed_for(kernel), on, kernel.dtype, **sizes)
 
 
 def picture_of(kernel: Kernel, *, placed: Placed | None = None, **given: Any) -> Picture:
@@ -196,7 +198,7 @@ def html_of(kernel: Kernel) -> str:
 def words(c: Cost) -> list[str]:
     """Elements that must be read or written at least once, and those that the loops of this kernel move."""
     lines = wrapped(f"each input and result once: {c.compulsory_words}", 4, WIDTH - INDENT)
-    for level in c.levels:
+    for level in c.boundaries:
         lines.append(f"between {level.between}:")
         for a in level.arrays:
             lines += wrapped(f"  {a.array}: {a.count}", 6, WIDTH - INDENT)

@@ -1,0 +1,225 @@
+"""What moves at each level of a machine's memory: predicted from the tiles, beside what must move.
+
+Conventions: one thread does all items in their order; caches start empty; a store that misses reads its line; what is
+dirty is written back at the end; scratch is counted once each way, as long as a tile stays in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from moa.cost.reuse import BYTES, Bytes, Item, found_again, item_of
+from moa.cost.sums import Count, largest, of, symbol
+from moa.cost.traffic import Words, compulsory, streamed
+from moa.loops import ELEMENT_BYTES, Element
+from moa.machine import Machine
+from moa.poly import Poly, const, size
+from moa.tiles import Phase, Tiles
+
+SCRATCH = "scratch@"  # bytes that a thread touches of its scratch, in counts
+NAMES = {BYTES: "M_bytes", SCRATCH: "scratch_bytes"}
+Regime = Literal["all stays", "shared stays", "shared stays for some items", "streamed again", "tile larger"]
+WHOLE: Regime = "all stays"
+STAYS: Regime = "shared stays"
+SOME: Regime = "shared stays for some items"
+STREAMED: Regime = "streamed again"
+NO_TILE: Regime = "tile larger"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The bytes that cross between one cache and what is farther.
+
+    compulsory_bytes        each byte of inputs that is read and of outputs, once
+    lower_bound_bytes       certified: no order of this work moves less
+    conjectured_bound_bytes of keeping rows and streaming the rest, in any order: not proved
+    attainable_bytes        about, with as many rows at a time as the cache holds; None where it holds not one
+    predicted_bytes         for the tiles of this kernel; None where one tile does not fit: that is not modelled
+    regime                  what stays in the cache
+    measured_bytes, conflict_bytes   of simulated caches, None before they were
+    """
+
+    name: str
+    capacity_bytes: int
+    compulsory_bytes: int
+    lower_bound_bytes: int
+    conjectured_bound_bytes: int
+    attainable_bytes: int | None
+    predicted_bytes: int | None
+    regime: Regime
+    measured_bytes: int | None = None
+    conflict_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The bytes of a kernel as counts in sizes and in the capacity BYTES.
+
+    compulsory  as in `Level`
+    whole       where everything stays: results and arrays in between are also read before they are written
+    cold        where nothing stays from one item to the next
+    phases      whose scratch it is: SCRATCH in the counts
+    footprint   of all arrays and scratch
+    """
+
+    compulsory: Count
+    whole: Count
+    cold: Count
+    footprint: Count
+    phases: tuple[Phase, ...]
+    element_bytes: int
+    items: tuple[Item, ...]
+
+    def scratch_bytes(self, sizes: Mapping[str, int]) -> int:
+        """What a thread touches of its scratch: tiles as long as the longest round."""
+        pairs = zip(self.phases, self.items, strict=True)
+        return max((scratch_of(p, i, self.element_bytes, sizes) for p, i in pairs), default=0)
+
+    def tile_bytes(self, sizes: Mapping[str, int]) -> int:
+        """What a cache holds where a tile stays in it and the rest is streamed: scratch, and two rounds of an item."""
+        rounds = (largest(item.rounds, item.items, sizes) for item in self.items)
+        return self.scratch_bytes(sizes) + max(rounds, default=0)
+
+    def kept(self, with_scratch: bool) -> Count:
+        """The bytes that a cache of BYTES bytes holds from one item to the next."""
+        out = Count()
+        for item in self.items:
+            out = out + found_again(item, size(SCRATCH) if with_scratch else const(0))
+        return out
+
+
+def traffic_of(tiles: Tiles, dtype: Element, stored: Element | None = None) -> Traffic:
+    """What a placed kernel moves; `stored` is the type of float inputs and outputs if it is not `dtype`."""
+    each = element_bytes(tiles, dtype, stored)
+    by_items, once = streamed(tiles), compulsory(tiles)
+    scratch = counted(size(SCRATCH))
+    between = Count()
+    for a in tiles.arrays:
+        if a.role == "workspace":
+            volume = const(each[a.name])
+            for extent in a.shape:
+                volume = volume * extent
+            between = between + counted(volume)
+    allocated = weighed(once, each, written_twice=True) + times(between + scratch, 2)
+    footprint = weighed(once, each) + between + scratch
+    items = tuple(item_of(tiles, p, each) for p in tiles.phases)
+    cold = weighed(by_items, each, written_twice=True) + times(scratch, 2)
+    return Traffic(weighed(once, each), allocated, cold, footprint, tiles.phases, ELEMENT_BYTES[dtype], items)
+
+
+def element_bytes(tiles: Tiles, dtype: Element, stored: Element | None) -> Bytes:
+    out = {}
+    for a in tiles.arrays:
+        floats = dtype if stored is None or a.role == "workspace" else stored
+        out[a.name] = {"f": ELEMENT_BYTES[floats], "i": 8, "b": 1}[a.kind]
+    return out
+
+
+def scratch_of(phase: Phase, item: Item, element: int, sizes: Mapping[str, int]) -> int:
+    """The bytes that a phase touches of its tiles that are not in registers only."""
+    long: dict[str, int] = {}
+    for axis, length in item.lengths:
+        long[axis] = max(long.get(axis, 0), largest(length, item.items, sizes))
+    total = 0
+    for t in phase.tiles:
+        if t.space != "block":
+            volume = element
+            for a in t.axes:
+                volume *= long[a] if a in long else counted(phase.axis(a).capacity).value(sizes)
+            total += volume
+    return total
+
+
+def counted(p: Poly) -> Count:
+    return of(p, (), ())
+
+
+def times(c: Count, factor: int) -> Count:
+    return Count(tuple(replace(s, factor=s.factor * factor) for s in c.sums), c.exact)
+
+
+def weighed(words: tuple[Words, ...], each: Bytes, written_twice: bool = False) -> Count:
+    """The bytes of words; with `written_twice`, of stores the line that is read before it is written too."""
+    out = Count()
+    for w in words:
+        out = out + times(w.read, each[w.array]) + times(w.written, each[w.array] * (1 + written_twice))
+    return out
+
+
+def levels_of(traffic: Traffic, machine: Machine, sizes: Mapping[str, int]) -> tuple[Level, ...]:
+    """The levels of a machine at these sizes, from the nearest on."""
+    out = []
+    tile = traffic.tile_bytes(sizes)
+    sizes = {**sizes, SCRATCH: traffic.scratch_bytes(sizes)}
+    held_before = False
+    for m in machine.caches:
+        assert m.capacity_bytes is not None
+        at = {**sizes, BYTES: m.capacity_bytes}
+        predicted, regime = predicted_at(traffic, at, tile, not held_before)
+        held_before = held_before or m.capacity_bytes >= tile
+        once = traffic.compulsory.value(sizes)
+        conjectured = max(once, pairs_bytes(traffic, sizes) // m.capacity_bytes - m.capacity_bytes)
+        attainable = attainable_at(traffic, at)
+        out.append(Level(m.name, m.capacity_bytes, once, once, conjectured, attainable, predicted, regime))
+    return tuple(out)
+
+
+def scratch_passes(traffic: Traffic, levels: tuple[Level, ...], level: Level, sizes: Mapping[str, int]) -> bool:
+    """Whether scratch comes to a level again and again: no nearer one holds a tile."""
+    tile = traffic.tile_bytes(sizes)
+    return not any(x.capacity_bytes >= tile for x in levels[: levels.index(level)])
+
+
+def predicted_at(traffic: Traffic, at: Mapping[str, int], tile: int, with_scratch: bool) -> tuple[int | None, Regime]:
+    if at[BYTES] >= traffic.footprint.value(at):
+        return traffic.whole.value(at), WHOLE
+    if at[BYTES] < tile:
+        return None, NO_TILE
+    kept = traffic.kept(with_scratch).value(at)
+    most = traffic.kept(False).value({**at, BYTES: 1 << 62})
+    regime: Regime = STREAMED if kept == 0 and most else STAYS if kept == most else SOME
+    return traffic.cold.value(at) - kept, regime
+
+
+def pairs_bytes(traffic: Traffic, sizes: Mapping[str, int]) -> int:
+    """Over all items, the product of the bytes they keep and the bytes they stream."""
+    return sum(of(item.resident * item.streamed, (), item.items).value(sizes) for item in traffic.items)
+
+
+def attainable_at(traffic: Traffic, at: Mapping[str, int]) -> int | None:
+    """About what moves with the most rows that the cache holds beside one position of what is streamed."""
+    total = 0
+    for item in traffic.items:
+        kept, sent = of(item.resident, (), item.items).value(at), of(item.streamed, (), item.items).value(at)
+        if not item.items or not sent or not item.pairs[0].shared.terms:
+            total += kept + sent
+            continue
+        axis = item.items[-1]
+        count = counted(axis.extent).value(at)
+        items = counted(axis.tiles).value(at)
+        others = of(const(1), (), item.items[:-1]).value(at)
+        row = kept / max(count * others, 1)
+        rows = min(int(at[BYTES] / max(row, 1)), count)
+        if rows < 1:
+            return None
+        held = largest(item.streamed, item.items, at) + row <= at[BYTES]
+        total += kept + (sent // max(items, 1) if held else sent * max(count // rows, 1) // max(items, 1))
+    return max(total, traffic.compulsory.value(at))
+
+
+def formula_of(traffic: Traffic, level: Level, with_scratch: bool) -> Any:
+    """The predicted bytes of a level as an expression of sympy in sizes, M_bytes and scratch_bytes; None without one.
+
+    M_bytes        the capacity
+    scratch_bytes  what a thread touches of its scratch
+    """
+    import sympy
+
+    if level.regime == NO_TILE:
+        return None
+    names = {symbol(k): sympy.Symbol(v, integer=True, nonnegative=True) for k, v in NAMES.items()}
+    if level.regime == WHOLE:
+        return traffic.whole.formula().subs(names)
+    return (traffic.cold.formula() - traffic.kept(with_scratch).formula()).subs(names)
