@@ -23,6 +23,8 @@ CUBIN_FLAGS = ("-std=c++17", "-O3", "--fmad=false", "-Werror", "all-warnings", "
 DEADLINE_S = 600
 LEAST_MAJOR = 8
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+SEARCHED = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "NVCC_CCBIN", "CUDAHOSTCXX", "CPATH", "CPLUS_INCLUDE_PATH")
+"""Where the environment may tell nvcc what else to do."""
 DRIVERS = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
 
 
@@ -39,10 +41,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A loaded library with the functions of `moa.backends.cuda_text.LAUNCH`, and its text."""
+    """A loaded library with the functions of `moa.backends.cuda_text.LAUNCH`, and its file as bytes."""
 
     library: Any = field(repr=False, compare=False)
-    text: str = field(repr=False)
+    object_bytes: bytes = field(repr=False)
 
     def start(self, phase: int, words: int, items: int, scratch: int, space: int, stream: int) -> int:
         """Starts a phase; the words are at an address. Returns a cudaError_t."""
@@ -152,24 +154,56 @@ def compile_cuda(command: Sequence[str], text: str, folder: Path, out: Path) -> 
     return done.stdout + done.stderr
 
 
-def build(lowered: Lowered, command: Sequence[str]) -> Built:
-    """The kernels of a lowered program, loaded; `command` compiles a source to a shared library.
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """What makes libraries for one device: `command` compiles a source to a shared library."""
 
-    Errors: MoaError as `compile_cuda`
-    """
-    text = print_cuda({"moa": lowered})
-    with tempfile.TemporaryDirectory(prefix="moa-") as folder:  # 0700
-        out = Path(folder) / "kernel.so"
-        compile_cuda(command, text, Path(folder), out)
-        return Built(ctypes.CDLL(str(out), mode=os.RTLD_NOW | os.RTLD_LOCAL), text)
+    command: tuple[str, ...]
+
+    def build(self, lowered: Lowered) -> Built:
+        """The kernels of a lowered program, loaded.
+
+        Errors: MoaError as `compile_cuda`
+        """
+        with tempfile.TemporaryDirectory(prefix="moa-") as folder:  # 0700
+            out = Path(folder) / "kernel.so"
+            compile_cuda(self.command, print_cuda({"moa": lowered}), Path(folder), out)
+            return loaded(out)
+
+    def restored(self, object_bytes: bytes, phases: int) -> Built:
+        """What `build` made, from its library."""
+        with tempfile.TemporaryDirectory(prefix="moa-") as folder:
+            out = Path(folder) / "kernel.so"
+            out.write_bytes(object_bytes)
+            return loaded(out)
+
+    def identity(self) -> str:
+        """All that decides what `build` makes, apart from this package: the command, its program, the environment."""
+        return identity(self.command)
 
 
-def command_for(device: int) -> tuple[str, ...]:
-    """The command that builds for a device of this machine.
+def loaded(path: Path) -> Built:
+    return Built(ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL), path.read_bytes())
+
+
+@cache
+def identity(command: tuple[str, ...]) -> str:
+    file = os.stat(command[0])
+    try:
+        told = subprocess.run([command[0], "--version"], capture_output=True, timeout=DEADLINE_S).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        told = b""
+    searched = [f"{name}={os.environ.get(name, '')}" for name in SEARCHED]
+    return repr((command, file.st_size, file.st_mtime_ns, told, searched))
+
+
+@cache
+def builder_for(device: int) -> Builder:
+    """What builds for a device of this machine.
 
     Errors: MoaError if there is no such device, or no nvcc
     """
-    return (nvcc(), *FLAGS, *target(architecture(device)))
+    return Builder((nvcc(), *FLAGS, *target(architecture(device))))
 
 
 def usages(text: str, architecture: str) -> tuple[Usage, ...]:

@@ -71,6 +71,9 @@ Floats = Annotated[Dtype, typer.Option("--dtype", help="Floats in arrays; 16-bit
 Chosen = Annotated[
     str, typer.Option("--function", metavar="NAME", help="The kernel; by default the last function of the program.")
 ]
+Placing = Annotated[
+    Emitted, typer.Option("--backend", help="Whose tiles and loops: those of a CPU (llvm, c) or of a GPU.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object: moa --help has its keys.")]
 
 
@@ -160,15 +163,17 @@ def explain(
     dtype: Floats = Dtype.float32,
     shape: Shapes = None,
     function: Chosen = "",
+    backend: Placing = Emitted.llvm,
     as_json: Json = False,
 ) -> None:
     """Show the whole way from the formula to the kernel: equations, laws, the traversal that runs, its cost.
 
     \b
       moa explain examples/causal.moa --picture --size n=1024
+      moa explain examples/causal.moa --backend cuda
     """
     with guarded(as_json):
-        kernel = made(file, shape, dtype.value, function)
+        kernel = made(file, shape, dtype.value, function, backend.value)
         if picture or svg or size:
             if stage or as_json or not (picture or svg):
                 text = "--size goes with --picture; --stage and --json do not"
@@ -223,6 +228,7 @@ def cost(
     dtype: Floats = Dtype.float32,
     shape: Shapes = None,
     function: Chosen = "",
+    backend: Placing = Emitted.llvm,
     as_json: Json = False,
 ) -> None:
     """Count operations and the words that move: formulas, and numbers where every size is given.
@@ -234,7 +240,7 @@ def cost(
     """
     with guarded(as_json):
         sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
-        kernel = made(file, shape, dtype.value, function)
+        kernel = made(file, shape, dtype.value, function, backend.value)
         found = kernel.cost(machine, **sizes)
         if as_json:
             tell(answers.of_cost(kernel, found))

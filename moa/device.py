@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from moa.arrays import ABSENT, scalar_key
-from moa.backends.cuda import LANES, SCRATCH_BYTES, print_cuda, strategies
-from moa.backends.cuda_build import Built, build, command_for
+from moa.backends.cuda import LANES, SCRATCH_BYTES, strategies
+from moa.backends.cuda_build import Built, builder_for
 from moa.device_arrays import DeviceArray, device_array, element_bytes, stream_handle
 from moa.device_call import Run, planned
 from moa.forms import chosen
-from moa.kernel import FEW_ROWS, MOST_CALLS, PLANNING, Kernel, _intermediates
+from moa.kernel import FEW_ROWS, MOST_CALLS, PLANNING, Kernel, Variant, _intermediates
+from moa.loops import Element
 from moa.oracle import bind, evaluate
-from moa.pipeline import LARGEST_SPECIALISED, Placed, place, specialised_sizes
+from moa.pipeline import LARGEST_SPECIALISED, Derivation, Packing, Placed, packing, place, specialised_sizes
+from moa.poly import Poly
 from moa.storage import STORAGE
 from moa.text import MoaError
+from moa.tile import Strategy
 
 BLOCKS = 132  # blocks that a large GPU runs at once: with fewer rows, axes are split into parts
 STAND_INS = {"f": np.float64(0), "i": np.int64(0), "b": np.bool_(False)}
@@ -29,7 +33,6 @@ class DeviceKernel(Kernel):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self._runs: dict[tuple[Any, ...], Run] = {}
-        self._instances: dict[tuple[Any, ...], tuple[Placed, Built]] = {}
 
     def __call__(self, *arrays: Any, stream: Any = None, out: Any = None, workspace: Any = None, **named: Any) -> Any:
         """The outputs, started on a stream and not waited for: one array, or a tuple of them.
@@ -55,15 +58,6 @@ class DeviceKernel(Kernel):
     def workspace_bytes(self, *arrays: Any, **named: Any) -> int:
         """The bytes of workspace that a call with these arguments needs."""
         return self._run(self._values(arrays, named)).workspace_bytes()
-
-    def source(self) -> str:
-        """The text of the instance that was built last; where none was, of one for many rows."""
-        for _, built in reversed(self._instances.values()):
-            return built.text
-        derivation = self._derive(0)
-        own = frozenset(derivation.streamed.outputs) | _intermediates(derivation)
-        placed = place(derivation, strategies(self._element)[0], self._element, self._fixed, own, self._stored)
-        return print_cuda({"moa": placed.lowered})
 
     def _values(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
         """The value of each parameter in order: arrays as DeviceArray, ABSENT where none was given."""
@@ -109,26 +103,61 @@ class DeviceKernel(Kernel):
         fixed = {k: sizes[k] for k in specialised_sizes(front.program) if sizes[k] <= LARGEST_SPECIALISED}
         fixed |= {k: sizes[k] for k in self._fixed if k in sizes}
         form = chosen(front.forms, sizes, BLOCKS)
-        placed, built = self._instance(ranks, form.name, fixed, unit, sizes, device)
+        variant = self._variant_on(ranks, form.name, fixed, unit, sizes, device)
         params = {p.name: given.get(p.name, p.default) for p in front.program.inputs if not p.shape}
         numbers = {k: float(v) for k, v in params.items() if v is not None} | sizes
         order = {p.name: k for k, p in enumerate(self._parameters)}
-        outputs = self._formed(ranks, form.name).streamed.outputs
-        return planned(placed, built, outputs, order, arrays, sizes, numbers, self.dtype)
+        return planned(variant.packing, variant.built, order, arrays, sizes, numbers, self.dtype)
 
-    def _instance(
+    def _variant_on(
         self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int], device: int
-    ) -> tuple[Placed, Built]:
-        """The program for these sizes: many rows to a block where its scratch leaves room for other blocks."""
-        command = command_for(device)
-        derivation = self._formed(ranks, form)
-        own = unit | frozenset(derivation.streamed.outputs) | _intermediates(derivation)
+    ) -> Variant:
+        """The instance for these sizes: many rows to a block where its scratch leaves room for other blocks."""
+        builder = builder_for(device)
         few = self._rows(ranks, form, sizes, LANES) <= FEW_ROWS
         for strategy in strategies(self._element, few):
-            placed = place(derivation, strategy, self._element, fixed, own, self._stored)
-            if evaluate(placed.lowered.scratch_bytes, sizes) <= SCRATCH_BYTES:
+            parts = (str(ranks), form, str(sorted(fixed.items())), str(sorted(unit)), str(strategy), self.dtype)
+            placed = self._placed_as(ranks, form, fixed, unit, strategy)
+            if evaluate(self._scratch(placed, parts), sizes) <= SCRATCH_BYTES:
                 break
-        key = (ranks, form, tuple(sorted(fixed.items())), unit, placed.strategy, command)
-        if key not in self._instances:
-            self._instances[key] = placed, build(placed.lowered, command)
-        return self._instances[key]
+        key = (builder, *parts)
+        if key not in self._variants:
+
+            def made() -> tuple[Packing, Built]:
+                outputs = self._formed(ranks, form).streamed.outputs
+                return packing(placed(), outputs), builder.build(placed().lowered)
+
+            packed, built = self._kept.variant(builder, made, "cuda", *parts)
+            self._variants[key] = Variant(ranks, form, packed, built, placed)
+        return self._variants[key]
+
+    def _scratch(self, placed: Callable[[], Placed], parts: tuple[str, ...]) -> Poly:
+        """The bytes of scratch of a block."""
+        return self._kept.value(Poly, lambda: placed().lowered.scratch_bytes, "scratch", *parts)
+
+    def _placed_as(
+        self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], strategy: Strategy
+    ) -> Callable[[], Placed]:
+        """A program placed in this way, when it is asked for."""
+
+        @cache
+        def placed() -> Placed:
+            derivation = self._formed(ranks, form)
+            own = unit | frozenset(derivation.streamed.outputs) | _intermediates(derivation)
+            return place(derivation, strategy, self._element, fixed, own, self._stored)
+
+        return placed
+
+    def for_many_rows(self, width: int | None = None) -> Placed:
+        return many_rows(self._derive(0), self._element, self._stored, self._fixed)
+
+
+def many_rows(derivation: Derivation, element: Element, stored: Element, fixed: Mapping[str, int]) -> Placed:
+    """A derivation placed for many rows of contiguous arrays: the most to a block that leaves room for other blocks."""
+    own = frozenset(p.name for p in derivation.program.inputs) | _intermediates(derivation)
+    for strategy in strategies(element):
+        placed = place(derivation, strategy, element, fixed, own, stored)
+        known = placed.lowered.scratch_bytes.as_int()
+        if known is None or known <= SCRATCH_BYTES:
+            break
+    return placed

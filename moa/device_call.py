@@ -14,7 +14,7 @@ from moa.device_arrays import DeviceArray, contiguous, device_array, element_byt
 from moa.interp.scalar import evaluate as scalar_value
 from moa.lower import element
 from moa.oracle import evaluate
-from moa.pipeline import Placed
+from moa.pipeline import Packing
 from moa.storage import STORAGE, computed
 from moa.text import MoaError
 
@@ -156,9 +156,8 @@ def fitting(value: Any, m: Made, k: int) -> DeviceArray:
 
 
 def planned(
-    placed: Placed,
+    packed: Packing,
     built: Built,
-    outputs: Sequence[str],
     order: Mapping[str, int],
     arrays: Mapping[str, DeviceArray],
     sizes: Mapping[str, int],
@@ -166,15 +165,15 @@ def planned(
     dtype: str,
 ) -> Run:
     """The plan of calls with these shapes, strides and scalars."""
-    tiles, lowered = placed.tiles, placed.lowered
+    outputs = packed.outputs
     params = {**params, "lowest": float(np.finfo(computed(dtype)).min)}
     with np.errstate(all="ignore"):
-        hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in tiles.hosts}
-    held = {a.name: a for a in tiles.arrays}
-    shapes = {a.name: tuple(evaluate(e, sizes) for e in a.shape) for a in tiles.arrays}
-    template = np.zeros(max(len(lowered.slots), 1), np.int64)
+        hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in packed.hosts}
+    held = {a.name: a for a in packed.arrays}
+    shapes = {a.name: tuple(evaluate(e, sizes) for e in a.shape) for a in packed.arrays}
+    template = np.zeros(max(len(packed.slots), 1), np.int64)
     inputs, made, own_bytes = [], {}, 0
-    for k, s in enumerate(lowered.slots):
+    for k, s in enumerate(packed.slots):
         match s.kind:
             case "pointer" if s.name in order:
                 inputs.append((k, order[s.name]))
@@ -197,5 +196,5 @@ def planned(
     return Run(
         built, template, tuple(inputs), tuple(made[o] for o in outputs),
         tuple(m for m in made.values() if m.name not in outputs), own_bytes,
-        tuple(evaluate(p, sizes) for p in lowered.items), evaluate(lowered.scratch_bytes, sizes), tuple(order),
+        tuple(evaluate(p, sizes) for p in packed.items), evaluate(packed.scratch_bytes, sizes), tuple(order),
     )  # fmt: skip

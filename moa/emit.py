@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from moa import ir
-from moa.backends.c import print_c
 from moa.backends.c_library import Given, Interface, Width, header, source
 from moa.backends.c_selftest import selftest
 from moa.backends.cfamily import mangled
@@ -22,7 +21,6 @@ from moa.backends.llvm import Target, host, print_llvm
 from moa.backends.llvm_build import machine, parse
 from moa.cost import cost
 from moa.expand import expand
-from moa.explain import placed_for
 from moa.explain.page import formula
 from moa.forms import chosen
 from moa.kernel import KEYS, VECTORS, Kernel, _intermediates
@@ -58,13 +56,6 @@ def emit(
         raise MoaError("argument", f"nothing is emitted by `{printable(str(backend))}`", None, "choose c, llvm or cuda")
     maker: type[Library] = import_module("moa.emit_cuda").CudaLibrary if backend == "cuda" else Library
     return write(Path(folder), maker(kernel, ranks, name, dict(sizes or {})).files(backend))
-
-
-def c_text(kernel: Kernel) -> str:
-    """The C text that is built for the variant that ran last, or would be for many rows."""
-    for variant in reversed(kernel._variants.values()):
-        return print_c(expand(variant.placed.lowered.loops))
-    return print_c(expand(placed_for(kernel).lowered.loops))
 
 
 class Library:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moa.backends.c_selftest import selftest
-from moa.backends.cuda import SCRATCH_BYTES, strategies
 from moa.backends.cuda_library import header, host_header, host_source, source
+from moa.device import many_rows
 from moa.emit import Library
-from moa.kernel import _intermediates
-from moa.pipeline import Placed, place, specialised
+from moa.pipeline import Placed, specialised
 
 
 class CudaLibrary(Library):
@@ -19,14 +18,7 @@ class CudaLibrary(Library):
 
     def placed(self, vector_bytes: int) -> Placed:
         """The variant for many rows; `vector_bytes` is no choice here: vectors have 32 lanes."""
-        d = self.derivation
-        own = {p.name for p in d.program.inputs} | set(d.streamed.outputs) | _intermediates(d)
-        for strategy in strategies(self.dtype):
-            placed = place(d, strategy, self.dtype, self.fixed, frozenset(own), self.kernel._stored)
-            known = placed.lowered.scratch_bytes.as_int()
-            if known is None or known <= SCRATCH_BYTES:
-                break
-        return placed
+        return many_rows(self.derivation, self.dtype, self.kernel._stored, self.fixed)
 
     def files(self, backend: str) -> dict[str, str]:
         x, n = self.interface, self.name

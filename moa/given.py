@@ -10,22 +10,20 @@ import numpy as np
 
 from moa import ir
 from moa.files import from_file
-from moa.kernel import Kernel, read
+from moa.kernel import Kernel, kernel_class, read
 from moa.storage import numpy_dtype
 from moa.text import MoaError, printable
 
 MOST_RANDOM = 1 << 28  # elements of a random input
 
 
-def made(file: str, shape: list[str] | None, dtype: str, function: str = "") -> Kernel:
+def made(file: str, shape: list[str] | None, dtype: str, function: str = "", backend: str = "llvm") -> Kernel:
     """The kernel of a path, or of a formula where shapes are given; of a function of it that is not the last one."""
     shapes = pairs(shape, "--shape")
-    if shapes:
-        return Kernel(read(file, shapes, function), dtype, {})
-    if "\n" not in file and not file.endswith(".moa"):
+    if not shapes and "\n" not in file and not file.endswith(".moa"):
         hint = 'a program is a path that ends in .moa; a formula needs the shapes of its parameters: --shape Q="n d"'
         raise MoaError("argument", f"'{printable(file)}' is neither a program nor a formula with shapes", None, hint)
-    return Kernel(read(file, {}, function), dtype, {})
+    return kernel_class(backend)(read(file, shapes, function), dtype, {}, backend)
 
 
 def pairs(texts: list[str] | None, what: str) -> dict[str, str]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from moa import ir
 from moa.cache import keep, recalled
@@ -23,7 +22,16 @@ from moa.text import Span
 from moa.tiles import Array
 
 T = TypeVar("T")
-BACKENDS = ("llvm", "c")  # whose machine code is kept
+
+
+class Builder(Protocol):
+    """What a backend builds by: a module, or a command for one device."""
+
+    def identity(self) -> str:
+        """All that decides what is built, apart from this package."""
+
+    def restored(self, object_bytes: bytes, phases: int) -> Any:
+        """What was built, from its `object_bytes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +116,11 @@ class Kept:
             keep(to_json(made).encode(), *parts)
         return made
 
-    def variant(self, backend: str, make: Callable[[], tuple[Packing, Any]], *parts: str) -> tuple[Packing, Any]:
-        """What `make` gives: what calls pack, and what the backend built."""
-        if self.written is None or backend not in BACKENDS:
+    def variant(self, builder: Builder, make: Callable[[], tuple[Packing, Any]], *parts: str) -> tuple[Packing, Any]:
+        """What `make` gives: what calls pack, and what the backend built. Parts and builder tell it from others."""
+        if self.written is None:
             return make()
-        builder = import_module(f"moa.backends.{backend}_build")
-        parts = ("variant", backend, builder.identity(), *parts, *self.written.parts())
+        parts = ("variant", builder.identity(), *parts, *self.written.parts())
         content = recalled(*parts)
         if content is not None:
             head, _, code = content.partition(b"\n")

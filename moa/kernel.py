@@ -76,8 +76,12 @@ def compile(
             "argument", f"kernels are not compiled for dtype `{printable(str(dtype))}`", None, f"choose {known}"
         )
     numpy_dtype(dtype)
-    made: type[Kernel] = _face("device").DeviceKernel if backend == "cuda" else Kernel
-    return made(read(source, shapes, function), dtype, dict(sizes or {}), backend)
+    return kernel_class(backend)(read(source, shapes, function), dtype, dict(sizes or {}), backend)
+
+
+def kernel_class(backend: str) -> type[Kernel]:
+    found: type[Kernel] = _face("device").DeviceKernel if backend == "cuda" else Kernel
+    return found
 
 
 def read(source: str | os.PathLike[str], shapes: Mapping[str, str], function: str = "") -> Written:
@@ -184,7 +188,7 @@ class Kernel:
 
     def source(self) -> str:
         """The text that is built for the variant that ran last."""
-        return str(_face("emit").c_text(self)) if self.backend == "c" else self.explain("source")
+        return self.explain("source")
 
     def emit(
         self, folder: str | os.PathLike[str], *, backend: str = "c", ranks: int = 0, name: str = "", **sizes: int
@@ -391,21 +395,37 @@ class Kernel:
             text = f"the code of {self.name} would have blocks of {longest_block(found.lowered.loops)} instructions"
             raise MoaError("support", text, None, "compute parts of it in kernels of their own")
 
+        builder = import_module(f"moa.backends.{self.backend}_build")
+
         def compiled() -> tuple[Packing, Any]:
             from moa.expand import expand
 
-            builder = import_module(f"moa.backends.{self.backend}_build")
             outputs = self._formed(ranks, form).streamed.outputs
             return packing(placed(), outputs), builder.build(expand(placed().lowered.loops))
 
         parts = (str(ranks), form, str(sorted(fixed.items())), str(sorted(unit)), str(strategy), self.dtype)
-        packed, built = self._kept.variant(self.backend, compiled, *parts)
+        packed, built = self._kept.variant(builder, compiled, self.backend, *parts)
         return Variant(ranks, form, packed, built, placed)
 
     def _formed(self, ranks: int, form: str) -> Derivation:
         """The derivation with one of its forms, by name, as what is streamed."""
         derivation = self._derive(ranks)
         return replace(derivation, streamed=next(f for f in derivation.forms if f.name == form).streamed)
+
+    def for_many_rows(self, width: int | None = None) -> Placed:
+        """What is explained where nothing has run: the variant for many rows of contiguous arrays, `...` being no axes.
+
+        width  lanes of a vector, by default those of this machine
+        """
+        from moa.backends.llvm import host
+
+        width = width or host().width(self._element)
+        if width not in self._many_rows:
+            d = self.derivation
+            strategy = Strategy(width, VECTORS * width, KEYS[self._element], 4, 4 if self._element == "f32" else 2)
+            own = frozenset(p.name for p in d.program.inputs) | _intermediates(d)
+            self._many_rows[width] = place(d, strategy, self._element, {}, own, self._stored)
+        return self._many_rows[width]
 
     def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int) -> int:
         """The extent of the axis that work items tile."""

@@ -28,7 +28,6 @@ from moa.backends import c_build, llvm_build
 from moa.backends.llvm import host
 from moa.cli import app
 from moa.dlpack import array_of
-from moa.explain import placed_for
 from moa.kernel import Kernel
 from moa.loops import Arg, Loops, Name
 from moa.normal import loads
@@ -270,7 +269,7 @@ def test_a_self_test_of_short_arrays_can_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_what_is_read_again_is_never_a_result(seed: int) -> None:
     """Results may be stored in 16 bits since the program itself never reads them: they are copies."""
-    tiles = placed_for(moa.compile(numbered(seed).text, dtype="float32")).tiles
+    tiles = moa.compile(numbered(seed).text, dtype="float32").for_many_rows().tiles
     results = {a.name for a in tiles.arrays if a.role == "output"}
     for s in (x for p in tiles.phases for x in statements(p.body)):
         assert not {array for array, _ in loads(s.value)} & results

@@ -6,6 +6,8 @@ import ctypes
 import sys
 import types
 from collections.abc import Iterator
+from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,9 @@ import pytest
 from cuda_on_cpu import COMPILER, FLAGS, SHIM, WITHOUT
 
 import moa
-from moa import device
+from moa import cache, device
 from moa.backends import cuda_build
-from moa.backends.cuda_build import capability
+from moa.backends.cuda_build import Builder, capability
 from moa.device import DeviceKernel
 from moa.device_arrays import contiguous, device_array, stream_handle
 from moa.dlpack import Tensor
@@ -36,12 +38,12 @@ class Faced:
 
 @pytest.fixture(autouse=True)
 def this_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "command_for", lambda number: COMMAND)
+    monkeypatch.setattr(device, "builder_for", lambda number: Builder(COMMAND))
 
 
 def library(kernel: DeviceKernel) -> Any:
     """The library of the instance that was built last."""
-    found = [built for _, built in kernel._instances.values()][-1].library
+    found = [variant.built for variant in kernel._variants.values()][-1].library
     found.moa_shim_last_stream.restype = ctypes.c_void_p
     return found
 
@@ -176,6 +178,30 @@ def test_half_precision_in_memory() -> None:
     np.testing.assert_allclose(out.astype(float), wanted.astype(float), rtol=1e-3, atol=1e-3)
     with pytest.raises(MoaError, match="the kernel takes float16 there"):
         kernel(Faced(X.astype(np.float32)), faces[1], out=Faced(out))
+
+
+@needs_compiler
+def test_libraries_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another kernel of the same text neither places nor compiles anything."""
+    monkeypatch.delenv("MOA_CACHE", raising=False)
+    monkeypatch.setenv("MOA_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(cache, "STARTED_S", inf)  # sources that change while the tests run do not matter
+    cache.made_by.cache_clear()
+    x = data()[0]
+    counts = []
+    for again in (False, True):
+        if again:
+            monkeypatch.setattr(cuda_build, "compile_cuda", lambda *_: pytest.fail("it was not kept"))
+            monkeypatch.setattr(device, "place", lambda *_: pytest.fail("it was not kept"))
+        kernel = moa.compile("def f(X[..., n, d]):\n    return sum(X * X, axis=-1)\n", dtype="float32", backend="cuda")
+        assert isinstance(kernel, DeviceKernel)
+        out = np.zeros((2, 40), np.float32)
+        faces = on_device(kernel, x)
+        adopt(kernel, out)
+        kernel(*faces, out=Faced(out))
+        np.testing.assert_allclose(out, (x * x).sum(-1), rtol=1e-5)
+        counts.append(len(kernel._variants))
+    assert counts == [1, 1]
 
 
 @needs_compiler
@@ -324,6 +350,20 @@ def test_the_stream_protocol() -> None:
     assert stream_handle(Stream(), []) == 77
 
 
+def test_pages_are_about_blocks_of_threads() -> None:
+    """What is explained, drawn and counted is what a GPU would run, and needs none."""
+    kernel = moa.compile(ATTENTION, Q="n dk", K="m dk", V="m dv", dtype="float32", backend="cuda")
+    page = " ".join(str(kernel.explain()).split())
+    assert "an item is 64 of i" in page and "bytes a block of 8 warps, in shared memory where it fits" in page
+    assert "ceil(m/64)" in page.partition("error")[2]  # a reference moves once for each tile of keys
+    assert "on warps" in kernel.explain("loops") and "__global__" in kernel.explain("source")
+    (outer, *_) = kernel.cost(n=256, m=256, dk=64, dv=64).boundaries
+    keys = next(a for a in outer.arrays if a.array == "K")
+    assert keys.read.value({"n": 256, "m": 256, "dk": 64, "dv": 64}) == 256 // 64 * 256 * 64
+    drawn = str(moa.compile("examples/causal.moa", backend="cuda").picture(n=128))
+    assert "32 of i an item" in drawn
+
+
 def test_the_source_needs_no_device() -> None:
     kernel = moa.compile("X * 2.0", X="n d", dtype="float32", backend="cuda")
     assert "__global__" in kernel.source()
@@ -340,7 +380,7 @@ def test_spans() -> None:
 
 
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "command_for", cuda_build.command_for)
+    monkeypatch.setattr(device, "builder_for", cuda_build.builder_for)
     monkeypatch.setattr(cuda_build, "DRIVERS", ("libno-such-driver.so",))
     monkeypatch.setattr(cuda_build, "nvcc", lambda: "nvcc")
     capability.cache_clear()

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import moa
 from moa import MoaError
-from moa.explain import of_form, page, picture_of, placed_for
+from moa.explain import of_form, page, picture_of
 from moa.explain.cells import cells_of
 from moa.explain.panels import Band, Panel, Run, Side
 from moa.explain.picture import lines_of
@@ -209,7 +209,7 @@ def example(name: str) -> Kernel:
 
 def wide(name: str, **sizes: int) -> moa.explain.picture.Picture:  # type: ignore[name-defined]
     k = example(name)
-    return picture_of(k, placed=placed_for(k, 16), **sizes)
+    return picture_of(k, placed=k.for_many_rows(16), **sizes)
 
 
 def test_text(golden: Callable[[str], str]) -> None:

@@ -159,10 +159,10 @@ def test_the_script_of_the_front_page() -> None:
 
 
 def test_the_picture_of_the_front_page(request: pytest.FixtureRequest) -> None:
-    from moa.explain import picture_of, placed_for
+    from moa.explain import picture_of
 
     kernel = moa.compile(ROOT / "examples/window.moa", dtype="float32")
-    found = picture_of(kernel, placed=placed_for(kernel, WIDE_BYTES // 4), n=4096, w=1000)
+    found = picture_of(kernel, placed=kernel.for_many_rows(WIDE_BYTES // 4), n=4096, w=1000)
     path = ROOT / "docs/window.svg"
     if request.config.getoption("--accept"):
         found.save(path)

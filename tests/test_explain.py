@@ -17,7 +17,7 @@ from programs import numbered
 
 import moa
 from moa import MoaError
-from moa.explain import explain, placed_for
+from moa.explain import explain
 from moa.explain.laws import put_in
 from moa.explain.names import names_of
 from moa.explain.text import factored, wrapped
@@ -46,7 +46,7 @@ def compiled(name: str) -> moa.Kernel:
 @cache
 def page(name: str) -> str:
     k = compiled(name)
-    return explain(k, placed=placed_for(k, WIDTH))
+    return explain(k, placed=k.for_many_rows(WIDTH))
 
 
 def statements(body: tuple[Stmt, ...]) -> Iterator[Op]:
@@ -77,13 +77,13 @@ def digest(loops: Loops) -> str:
 @pytest.mark.parametrize("stage", ["program", "equations", "normal", "tiles", "explain"])
 def test_golden(name: str, stage: str, golden: Golden) -> None:
     k = compiled(name)
-    text = page(name) if stage == "explain" else explain(k, stage, placed=placed_for(k, WIDTH))
+    text = page(name) if stage == "explain" else explain(k, stage, placed=k.for_many_rows(WIDTH))
     assert str(text) == golden(f"{stage}/{name}")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_golden_loops(name: str, golden: Golden) -> None:
-    assert digest(placed_for(compiled(name), WIDTH).lowered.loops) == golden(f"loops/{name}")
+    assert digest(compiled(name).for_many_rows(WIDTH).lowered.loops) == golden(f"loops/{name}")
 
 
 def test_golden_is_compared(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from moa import numerics
 from moa.cost import Cost, cost
+from moa.expand import expand
 from moa.explain.fold import folds, recurrences
 from moa.explain.html import Page, kernel_markup, page_of
 from moa.explain.laws import contract, laws, refused
@@ -25,19 +26,16 @@ from moa.explain.picture import Picture
 from moa.explain.placed import kernel_lines
 from moa.explain.text import INDENT, WIDTH, wrapped
 from moa.forms import Form
-from moa.kernel import KEYS, VECTORS
 from moa.machine import Machine, machine_of
-from moa.normal import Fold
 from moa.notation import program_text
-from moa.pipeline import STAGES, Derivation, Placed, place
+from moa.pipeline import STAGES, Derivation, Placed
 from moa.storage import computed, rounding, stated
 from moa.text import MoaError, printable
-from moa.tile import Strategy
 
 if TYPE_CHECKING:
     from moa.kernel import Kernel
 
-__all__ = ["cost_of", "error_bound", "explain", "html_of", "picture_of", "placed_for"]
+__all__ = ["cost_of", "error_bound", "explain", "html_of", "picture_of"]
 
 
 def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None = None) -> Page:
@@ -60,14 +58,14 @@ def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None =
             return Page(str(d.equations))
         case "normal":
             return Page(str(d.streamed))
-    placed = placed or ran or placed_for(kernel)
+    placed = placed or ran or kernel.for_many_rows()
     match stage:
         case "tiles":
             return Page(str(placed.tiles))
         case "loops":
             return Page(str(placed.lowered.loops))
         case "source":
-            return Page(source_of(placed))
+            return Page(source_of(kernel, placed))
     return page(kernel, d, form, placed)
 
 
@@ -85,7 +83,7 @@ def page(kernel: Kernel, d: Derivation, form: Form, placed: Placed) -> Page:
         ("recurrence", recurrences(names)),
         ("kernel", kernel_lines(names, placed, kernel._element)),
         ("contract", contract(names)),
-        ("error", error_lines(d, kernel.dtype)),
+        ("error", error_lines(d, kernel.dtype, placed.strategy.keys)),
         ("words", words(cost(d, placed))),
     ]
     return page_of(head(source, names, stated(kernel.dtype)), sections)
@@ -104,29 +102,18 @@ def last(kernel: Kernel) -> tuple[Derivation, Form, Placed | None]:
     return (*of_form(kernel.derivation, None), None)
 
 
-def placed_for(kernel: Kernel, width: int | None = None) -> Placed:
-    """The variant for many rows of contiguous arrays, with vectors of `width` lanes (by default this machine's)."""
-    from moa.backends.llvm import host
+def source_of(kernel: Kernel, placed: Placed) -> str:
+    """The text that is built for a placed variant: LLVM IR for this machine, C, or CUDA C++."""
+    match kernel.backend:
+        case "cuda":
+            from moa.backends.cuda import print_cuda
 
-    width = width or host().width(kernel._element)
-    if width in kernel._many_rows:
-        return kernel._many_rows[width]
-    d = kernel.derivation
-    strategy = Strategy(width, VECTORS * width, KEYS[kernel._element], 4, 4 if kernel._element == "f32" else 2)
-    own = {p.name for p in d.program.inputs}
-    for e in d.streamed.equations:
-        own |= {m.name for m in e.members} if isinstance(e, Fold) else {e.name}
-    for r in d.streamed.recurrences:
-        own |= {c.name for c in r.components} | {x.name for x in r.readers}
-    placed = place(d, strategy, kernel._element, {}, frozenset(own), kernel._stored)
-    kernel._many_rows[width] = placed
-    return placed
+            return print_cuda({"moa": placed.lowered})
+        case "c":
+            from moa.backends.c import print_c
 
-
-def source_of(placed: Placed) -> str:
-    """The text that is built for a placed variant: LLVM IR for this machine."""
+            return print_c(expand(placed.lowered.loops))
     from moa.backends.llvm import host, print_llvm
-    from moa.expand import expand
 
     return print_llvm(expand(placed.lowered.loops), host())
 
@@ -147,7 +134,7 @@ def cost_of(kernel: Kernel, machine: Machine | str = "", /, **sizes: int) -> Cos
     if missing:
         text = f"no value for {', '.join(missing)}"
         raise MoaError("argument", text, None, f"give all of {', '.join(known)}, or none for the formulas")
-    return cost(d, placed or placed_for(kernel), on, kernel.dtype, **sizes)
+    return cost(d, placed or kernel.for_many_rows(), on, kernel.dtype, **sizes)
 
 
 def picture_of(kernel: Kernel, *, placed: Placed | None = None, **given: Any) -> Picture:
@@ -158,7 +145,7 @@ def picture_of(kernel: Kernel, *, placed: Placed | None = None, **given: Any) ->
     """
     d, form, ran = (*of_form(kernel.derivation, None), None) if placed is not None else last(kernel)
     variant = "the variant for many rows" if ran is None else "the variant that ran last"
-    placed = placed or ran or placed_for(kernel)
+    placed = placed or ran or kernel.for_many_rows()
     known = (*d.program.sizes(), *(p.name for p in d.program.inputs if p.kind == "i"))
     for name in given:
         if name not in known:
@@ -205,18 +192,20 @@ def words(c: Cost) -> list[str]:
     return lines
 
 
-def error_bound(derivation: Derivation, dtype: str) -> str | None:
+def error_bound(derivation: Derivation, dtype: str, keys: int | None = None) -> str | None:
     """A first-order bound on |result - exact| in sizes, the unit roundoff and the largest absolute inputs.
+
+    keys  steps of a loop over a reduced axis between two moves of a reference, by default those of a CPU
 
     One line for each result; where there is no bound, the value that is the cause.
     """
-    text = str(numerics.error_bound(derivation, dtype=computed(dtype)))
+    text = str(numerics.error_bound(derivation, dtype=computed(dtype), keys=keys))
     if not rounding(dtype):
         return text
     u = f"2^{round(math.log2(rounding(dtype)))}"
     return f"{text}\neach result is then rounded to {dtype}: by at most {u} of its size"
 
 
-def error_lines(derivation: Derivation, dtype: str) -> list[str]:
-    bound = error_bound(derivation, dtype) or ""
+def error_lines(derivation: Derivation, dtype: str, keys: int) -> list[str]:
+    bound = error_bound(derivation, dtype, keys) or ""
     return [x for line in bound.splitlines() for x in wrapped(line, 4, WIDTH - INDENT)]

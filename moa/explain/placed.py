@@ -42,7 +42,8 @@ def kernel_lines(names: Names, placed: Placed, dtype: Element) -> list[str]:
             lines += wrapped(text, 6, WIDTH - INDENT)
     for x in starts:
         lines.append(f"  where {x} is the first {x[:-2]} of the item")
-    scratch = f"scratch {counted(placed.lowered.scratch_bytes)} bytes a thread"
+    owner = f"block of {s.warps} warps, in shared memory where it fits" if s.warps else "thread"
+    scratch = f"scratch {counted(placed.lowered.scratch_bytes)} bytes a {owner}"
     vectors = f"{s.width} lanes of {dtype}" if s.width > 1 else f"one lane of {dtype}"
     stored = [a for a in placed.tiles.arrays if a.role == "workspace"]
     arrays = ", ".join(f"{names.array('streamed', a.name)}[{', '.join(map(str, a.shape))}]" for a in stored)
