@@ -49,6 +49,7 @@ enum cudaError_t {
     cudaErrorMemoryAllocation = 2,
     cudaErrorNoDevice = 100,
     cudaErrorIllegalAddress = 700,
+    cudaErrorMisalignedAddress = 716,
     cudaErrorLaunchFailure = 719,
     cudaErrorStreamCaptureUnsupported = 900
 };
@@ -100,10 +101,17 @@ asm(".text\n.hidden moa_shim_switch\n.weak moa_shim_switch\n.type moa_shim_switc
     "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n");
 #endif
 
+struct Copy { /* that a thread started and has not waited for */
+    void *to;
+    const void *from;
+    unsigned bytes, group;
+};
+
 struct Fiber {
     unsigned char *stack = nullptr;
     bool done = true;
-    unsigned exchanges = 0;
+    unsigned exchanges = 0, groups = 0;
+    std::vector<Copy> copies;
 #if defined(__x86_64__)
     void *at = nullptr;
 #else
@@ -117,7 +125,7 @@ struct Barrier {
 };
 
 struct Slot {
-    unsigned char bytes[16];
+    unsigned char bytes[32];
 };
 
 inline Fiber fibers[MOST_THREADS];
@@ -160,7 +168,8 @@ inline void run_fiber()
 inline void begin(Fiber &f)
 {
     f.done = false;
-    f.exchanges = 0;
+    f.exchanges = f.groups = 0;
+    f.copies.clear(); /* what was never waited for never arrived */
     if (f.stack == nullptr)
         f.stack = (unsigned char *)mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 #if defined(__x86_64__)
@@ -179,7 +188,7 @@ inline void begin(Fiber &f)
 /* what every lane of the warp brought; two sets of slots, so that one barrier is enough */
 template <typename T> inline const Slot *exchange(T value)
 {
-    static_assert(sizeof(T) <= sizeof(Slot), "a value of at most 16 bytes");
+    static_assert(sizeof(T) <= sizeof(Slot), "a value of at most 32 bytes");
     Slot *all = slots[fibers[present].exchanges++ % 2];
     memcpy(&all[present], &value, sizeof value);
     wait_in(warp_barrier[present / 32], 32);
@@ -201,7 +210,13 @@ extern unsigned char moa_shared[];
 
 inline sigjmp_buf fault;
 
-inline void on_fault(int) { siglongjmp(fault, 1); }
+inline void on_fault(int) { siglongjmp(fault, cudaErrorIllegalAddress); }
+
+/* ends the launch unless an address is a multiple of 16 */
+inline void aligned(const void *address)
+{
+    if ((uintptr_t)address % 16 != 0) siglongjmp(fault, cudaErrorMisalignedAddress);
+}
 
 /* Blocks */
 
@@ -260,7 +275,7 @@ inline cudaError_t launch(dim3 grid, dim3 block, size_t bytes)
     static unsigned char stack[65536];
     stack_t mine = {}, theirs;
     struct sigaction act = {}, segv, bus;
-    volatile cudaError_t code = cudaErrorIllegalAddress;
+    cudaError_t code;
     mine.ss_sp = stack;
     mine.ss_size = sizeof stack;
     sigaltstack(&mine, &theirs);
@@ -268,7 +283,8 @@ inline cudaError_t launch(dim3 grid, dim3 block, size_t bytes)
     act.sa_flags = SA_ONSTACK | SA_NODEFER;
     sigaction(SIGSEGV, &act, &segv);
     sigaction(SIGBUS, &act, &bus);
-    if (sigsetjmp(fault, 1) == 0) code = run_grid(grid, block, bytes);
+    const int ended = sigsetjmp(fault, 1);
+    code = ended == 0 ? run_grid(grid, block, bytes) : (cudaError_t)ended;
     sigaction(SIGSEGV, &segv, nullptr);
     sigaction(SIGBUS, &bus, nullptr);
     sigaltstack(&theirs, nullptr);
@@ -324,6 +340,11 @@ inline void __syncthreads() { moa_shim::wait_in(moa_shim::block_barrier, blockDi
 template <typename T> inline T __shfl_sync(unsigned, T value, int lane)
 {
     return moa_shim::of_lane<T>(moa_shim::exchange(value), (unsigned)lane % 32);
+}
+
+template <typename T> inline T __shfl_xor_sync(unsigned, T value, int mask)
+{
+    return moa_shim::of_lane<T>(moa_shim::exchange(value), (moa_shim::present % 32) ^ ((unsigned)mask % 32));
 }
 
 template <typename T> inline T __shfl_down_sync(unsigned, T value, unsigned distance)
@@ -439,6 +460,7 @@ inline const char *cudaGetErrorString(cudaError_t code)
     switch (code) {
     case cudaSuccess: return "no error";
     case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    case cudaErrorMisalignedAddress: return "misaligned address";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
     default: return "invalid argument";
     }
