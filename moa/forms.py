@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from moa.laws.algebra import reads
 from moa.laws.assemble import defines, in_order, reads_of
+from moa.laws.beside import beside_scans
 from moa.laws.carry import Carried, carry, prefix
 from moa.laws.chunk import Chunked
 from moa.laws.inlining import Names, inlined
@@ -107,20 +108,22 @@ def streamed_beside(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
 
 def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]:
     """The forms of an inlined system, the first being `streamed`; what was refused goes into the trace."""
-    out = [_form("as written", streamed, tuple(trace.steps))]
     written = streamed
+    held = _with_one_state(streamed, trace, trace)
+    out = [_form("as written", held, tuple(trace.steps))]
     orders = [_Order(normal, frozenset(), frozenset(), frozenset(), ())]
     for order in orders:
         own = Trace(steps=list(order.steps))
         if order.opened:
             streamed = streamed_beside(order.normal, own)[0]
             if not order.carried:
-                out.append(_form(str(order), _with_arrays(streamed, order.new), tuple(own.steps)))
+                held = _with_one_state(_with_arrays(streamed, order.new), own, trace)
+                out.append(_form(str(order), held, tuple(own.steps)))
         made = _carried(streamed, order.carried, own, trace, bool(order.opened))
         if made is not None:
             carried, text = made
             before = () if order.opened else out[0].steps
-            carried = _with_arrays(carried, order.new)
+            carried = _with_one_state(_with_arrays(carried, order.new), own, trace)
             out.append(_form("; ".join(filter(None, (str(order), text))), carried, (*before, *own.steps)))
         chunked = _chunked(order, trace)
         if chunked is not None:
@@ -158,7 +161,8 @@ def _parted(form: Form, streamed: Normal, trace: Trace) -> Form | None:
         return None
     _extend(trace, steps)
     parted = replace(streamed, equations=tuple(equations), stored=(*streamed.stored, *stored))
-    return _form("in parts, merged", parted, (*form.steps, *steps))
+    own = Trace(steps=[*form.steps, *steps])
+    return _form("in parts, merged", _with_one_state(parted, own, trace), tuple(own.steps))
 
 
 def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
@@ -173,6 +177,18 @@ def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
     for _, extent in max(folds, key=len, default=()):
         items = items * extent
     return Form(text, total, sequential, sequences, items, named, steps)
+
+
+def _with_one_state(streamed: Normal, own: Trace, trace: Trace) -> Normal:
+    """The system with the states of scans held one at a time where that is possible; its steps go into `own`."""
+    found = Trace()
+    held = beside_scans(streamed, found)
+    own.steps += found.steps
+    if own is trace:
+        trace.refused += found.refused
+    else:
+        _extend(trace, found.steps)
+    return held if held is streamed else _with_arrays(held, frozenset())
 
 
 def _with_arrays(streamed: Normal, names: Set[str]) -> Normal:
@@ -323,6 +339,7 @@ def _chunked(order: _Order, trace: Trace) -> Form | None:
     streamed = streamed_beside(normal, own)[0]
     split = (apart(e) if away & set(defines(e)) else (e,) for e in streamed.equations)
     streamed = _with_arrays(replace(streamed, equations=tuple(x for y in split for x in y)), away)
+    streamed = _with_one_state(streamed, own, trace)
     _extend(trace, steps)
     text = f"chunk {', '.join(new)}"
     form = _form("; ".join(filter(None, (str(order), text))), streamed, tuple(own.steps))

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain, count
 
 from moa.laws.assemble import in_order, reads_of
+from moa.laws.beside import step_key
 from moa.laws.group import equation_loads
 from moa.laws.reading import Stays
 from moa.normal import (
@@ -41,8 +42,6 @@ from moa.normal import (
     loads,
     map_scalar,
     negate,
-    rename,
-    rename_cond,
     scalar_atoms,
     subterms,
 )
@@ -149,11 +148,11 @@ class _Increment:
                 self._enter(e.name, [p for _, p in e.outer])
         twins: dict[object, Recurrence] = {}
         for r in steps:
-            twin = twins.setdefault(_key(r), r)
+            twin = twins.setdefault(step_key(r), r)
             self._enter_states(r, twin)
         self._find_final(plain, steps)
         for r in steps:
-            self._unroll(r, twins[_key(r)] is r)
+            self._unroll(r, twins[step_key(r)] is r)
         for e in plain:
             self.equations.append(self.equation(e, _Around(self._tokens(e))))
         kept = [n for n in self.system.outputs if n in self.after]  # a state that is a result as it is
@@ -225,7 +224,7 @@ class _Increment:
 
     def _reads(self, name: str) -> int:
         """How many times an input is read, equal recurrences counted once."""
-        distinct = {_key(r): r for r in self.system.recurrences}.values()
+        distinct = {step_key(r): r for r in self.system.recurrences}.values()
         found = [_of(s) for r in distinct for c in r.components for s in (c.start, c.body)]
         found += [_read(e) for r in self.system.recurrences for e in (*r.maps, *r.readers)]
         found += [_read(x) for e in self.system.equations for x in ((e,) if isinstance(e, Eq) else unfolded(e))]
@@ -425,29 +424,3 @@ def _depending(maps: Sequence[Eq], states: set[str]) -> set[str]:
         if _read(e) & (states | out):
             out.add(e.name)
     return out
-
-
-def _key(r: Recurrence) -> object:
-    """What two equal recurrences have in common: names of states and maps, and variables, by place."""
-    wanted = {a for c in r.components for a in _of(c.body)}
-    maps: list[Eq] = []
-    for e in reversed(r.maps):
-        if e.name in wanted:
-            maps.insert(0, e)
-            wanted |= _read(e)
-    names = {n: f"#{k}" for k, c in enumerate(r.components) for n in (c.name, c.state)}
-    names |= {e.name: f"#m{k}" for k, e in enumerate(maps)}
-
-    def named(s: Scalar) -> Scalar | None:
-        return load(names[s.args[0]], s.args[1]) if s.op == "load" and s.args[0] in names else None
-
-    def same(e: Eq) -> object:
-        inner = () if e.red is None else (e.red,)
-        at = {v: var(f"#{k}") for k, (v, _) in enumerate((*e.outer, *inner))} | {r.axis[0]: var("#t")}
-        pieces = tuple((rename_cond(c, at), map_scalar(rename(s, at), named)) for c, s in e.pieces)
-        extents = tuple(p for _, p in (*e.outer, *inner))
-        return e.kind, e.op, e.dtype, extents, rename_cond(e.domain, at), pieces
-
-    ends = [(c, s) for c in r.components for s in (c.start, c.body)]
-    bodies = tuple(same(Eq("", "map", c.outer, ((TRUE, s),), dtype=c.dtype)) for c, s in ends)
-    return r.axis[1], r.exclusive, r.reverse, bodies, tuple(map(same, maps))

@@ -57,7 +57,8 @@ def _recurrence(names: Names, r: Recurrence) -> list[str]:
 def _kept(r: Recurrence) -> str:
     if r.keep:
         return f"{'the state before it' if r.exclusive else 'every state'} is kept"
-    return "only the present state is held" if r.readers else "the last state is kept"
+    last = " and the last one is kept" if r.last else ""
+    return f"only the present state is held{last}" if r.readers else "the last state is kept"
 
 
 def _needed(maps: Iterable[Eq], bodies: Iterable[Scalar]) -> tuple[Eq, ...]:

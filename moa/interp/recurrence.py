@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def made(r: Recurrence) -> dict[str, tuple[Axis, ...]]:
     """The arrays that a recurrence leaves in memory, with their axes."""
     out = {e.name: e.outer for e in r.readers}
-    out |= {c.name: r.kept(c) for c in r.components if r.keep or not r.readers or c.dtype != "f"}
+    out |= {c.name: r.kept(c) for c in r.components if r.stores(c)}
     return out
 
 
@@ -116,8 +116,8 @@ def run_recurrence(machine: _Run, r: Recurrence) -> dict[str, Array]:
             out[e.name][position] = _equation(machine, e, at, t)
         states = new
     machine.arrays = outside
-    if not r.keep and not r.readers:
-        out |= {c.name: states[c.state] for c in floats}
+    if not r.keep:
+        out |= {c.name: states[c.state] for c in floats if r.stores(c)}
     machine.arrays |= out
     return out
 

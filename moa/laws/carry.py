@@ -58,6 +58,8 @@ class Carried:
     components   the states, without the row axis; index variables are those of the reduction
     values       per member its outer axes, row included, and what it is worth over the states of that row
     conditions   why it may
+    maps         what belongs to one step, made before the components
+    reverse      the steps go from the last row to the first
     """
 
     name: str
@@ -66,6 +68,8 @@ class Carried:
     values: tuple[tuple[str, tuple[Axis, ...], Scalar], ...]
     conditions: tuple[tuple[str, str], ...]
     moved: bool
+    maps: tuple[Eq, ...] = ()
+    reverse: bool = False
 
 
 def prefix(domain: Cond, row: Axis, axis: Axis) -> Prefix:
@@ -374,9 +378,17 @@ def in_variables(c: Carried, names: Mapping[str, str]) -> Carried:
     def axes(outer: tuple[Axis, ...]) -> tuple[Axis, ...]:
         return tuple((names[v], e) for v, e in outer)
 
-    p = c.prefix
+    p, row = c.prefix, {c.prefix.row[0]: var(names[c.prefix.row[0]])}
     return replace(
         c,
+        maps=tuple(
+            replace(
+                e,
+                domain=rename_cond(e.domain, row),
+                pieces=tuple((rename_cond(k, row), rename(s, row)) for k, s in e.pieces),
+            )
+            for e in c.maps
+        ),
         prefix=replace(p, row=(names[p.row[0]], p.row[1])),
         components=tuple(
             replace(x, outer=axes(x.outer), start=rename(x.start, at), body=rename(x.body, at)) for x in c.components

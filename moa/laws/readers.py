@@ -6,7 +6,7 @@ others read is written row by row. States that an equation reads together become
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from moa.laws.algebra import reads
@@ -49,10 +49,13 @@ class _Joining:
         return [v for v, _ in self.axes[array]].index(row)
 
 
-def with_recurrences(normal: Normal, carried: Mapping[str, Carried]) -> tuple[Normal, frozenset[str]]:
+def with_recurrences(
+    normal: Normal, carried: Mapping[str, Carried], beyond: Set[str] = frozenset()
+) -> tuple[Normal, frozenset[str]]:
     """The system with Recurrences in place of carried equations and Folds; the carried arrays that had to be kept.
 
     carried   by the name of the equation or Fold
+    beyond    arrays that are known after the last row only
     """
     wanted = {n for c in carried.values() for n, _, _ in c.values}
     equations = in_order(
@@ -62,6 +65,7 @@ def with_recurrences(normal: Normal, carried: Mapping[str, Carried]) -> tuple[No
     everything = [e for e in equations if isinstance(e, Eq) and e.name not in carried]
     spaces = [Eq(c.name, "map", _all_axes(c), ()) for c in carried.values()]
     j = _Joining(carried, Unification([*everything, *spaces]))
+    j.after |= beyond
     for name, c in carried.items():
         j.same[name] = name
         for n, outer, _ in c.values:
@@ -81,7 +85,8 @@ def with_recurrences(normal: Normal, carried: Mapping[str, Carried]) -> tuple[No
             j.after |= set(defines(e))
     j.kept |= set(normal.outputs) & set(j.home)
     for r in normal.recurrences:
-        scalars = [x for c in r.components for x in (c.start, c.body)] + [s for e in r.maps for _, s in e.pieces]
+        scalars = [x for c in r.components for x in (c.start, c.body)]
+        scalars += [s for e in (*r.maps, *r.readers) for _, s in e.pieces]
         j.kept |= {n for s in scalars for n in reads(s) if n in j.home}
     roots = dict.fromkeys(j.root(n) for n in carried)
     made = tuple(_recurrence([c for n, c in carried.items() if j.root(n) == root], j) for root in roots)
@@ -200,7 +205,7 @@ def _recurrence(states: Sequence[Carried], j: _Joining) -> Recurrence:
 
         return map_scalar(s, node)
 
-    maps: list[Eq] = []
+    maps = [e for c in states for e in c.maps]
     readers: list[Eq] = []
     for c in states:
         for n, outer, s in c.values:
@@ -214,8 +219,9 @@ def _recurrence(states: Sequence[Carried], j: _Joining) -> Recurrence:
         else:
             (readers if e.name in j.kept else maps).append(new)
     components = tuple(x for c in states for x in c.components)
-    strict = states[0].prefix.strict
-    return Recurrence(f"{states[0].name}.carry", row, 0, components, tuple(maps), strict, False, False, tuple(readers))
+    first = states[0]
+    back, strict = first.reverse, first.prefix.strict
+    return Recurrence(f"{first.name}.carry", row, 0, components, tuple(maps), strict, back, False, tuple(readers))
 
 
 def _rewritten(e: Eq, names: Mapping[str, str], put: Callable[[Scalar], Scalar]) -> Eq:

@@ -134,6 +134,7 @@ class Recurrence:
     reverse     t runs from the end; what is kept stays at its place
     maps        equations that belong to one step; what components read of a state is its value before the step
     readers     arrays with the axis among theirs, made at each step from the state after it (before it if exclusive)
+    last        beside its readers, the last state is an array too
     """
 
     name: str
@@ -145,6 +146,11 @@ class Recurrence:
     reverse: bool
     keep: bool
     readers: tuple[Eq, ...] = ()
+    last: bool = False
+
+    def stores(self, c: Component) -> bool:
+        """Whether states of a component are an array: all of them, or the last one."""
+        return self.keep or self.last or not self.readers or c.dtype != "f"
 
     def kept(self, c: Component) -> tuple[Axis, ...]:
         """The axes of the array that is kept of a component."""

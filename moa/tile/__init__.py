@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from moa.laws.group import equation_loads
 from moa.naming import reads
-from moa.normal import Axis, Eq, Fold, Index, Member, Normal, Recurrence, Scalar, load, loads, rename
+from moa.normal import TRUE, Axis, Eq, Fold, Index, Member, Normal, Recurrence, Scalar, load, loads, rename
 from moa.poly import Poly, var
 from moa.tile.formulas import fold_uses
 from moa.tile.phase import PhaseBuilder, Target
@@ -98,22 +99,34 @@ def _reads(e: Eq | Fold | Recurrence) -> set[str]:
 
 def parallel(r: Recurrence) -> tuple[Axis, ...]:
     """The axes of a recurrence along which its steps are independent: every state is read at its own position."""
-    first = r.components[0].outer
     out: list[Axis] = []
-    states = {c.state: c.outer for c in r.components} | {e.name: e.outer for e in r.maps}
-    states |= {c.name: r.kept(c) for c in r.components if c.dtype != "f"}
-    bodies = [c.body for c in r.components] + [s for x in (*r.maps, *r.readers) for _, s in x.pieces]
-    for k, axis in enumerate(first):
-        own = all(axis in outer for outer in states.values())
-        # whoever reads the states has the axis too, and does not reduce over a variable of that name
-        own = own and all(axis in e.outer and (e.red is None or e.red[0] != axis[0]) for e in (*r.maps, *r.readers))
-        if not own or not all(len(c.outer) > k and c.outer[k] == axis for c in r.components):
-            break
-        at = {a: outer.index(axis) for a, outer in states.items()}
-        if not all(index[at[a]].as_var() == axis[0] for s in bodies for a, index in loads(s) if a in states):
+    for k, axis in enumerate(r.components[0].outer):
+        if not all(len(c.outer) > k and c.outer[k] == axis for c in r.components) or not _apart(r, k, axis):
             break
         out.append(axis)
     return tuple(out)
+
+
+def _apart(r: Recurrence, k: int, axis: Axis) -> bool:
+    """Whether the steps at each position along an axis, the k-th one of all states, read what is made there alone."""
+    at = {c.state: k for c in r.components}
+    at |= {c.name: r.kept(c).index(axis) for c in r.components if c.dtype != "f"}
+
+    def where(e: Eq) -> set[str | None]:
+        """The variables of an equation at which it reads along the axis."""
+        return {index[at[a]].as_var() for a, index in equation_loads(e) if a in at}
+
+    for e in r.maps:
+        found = where(e)
+        if found:
+            own = [n for n, (v, x) in enumerate(e.outer) if {v} == found and x == axis[1]]
+            if not own:
+                return False
+            at[e.name] = own[0]
+    # whoever reads the states has the axis too, and does not reduce over a variable of that name
+    readers = [e for e in r.readers if axis not in e.outer or not where(e) <= {axis[0]}]
+    bodies = [Eq(c.name, "map", c.outer, ((TRUE, c.body),)) for c in r.components]
+    return not readers and all(where(e) <= {axis[0]} for e in bodies)
 
 
 def folded(normal: Normal) -> Normal:

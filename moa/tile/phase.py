@@ -128,8 +128,8 @@ class PhaseBuilder(Statements):
         if not r.exclusive:
             self.readers(r, body)
         self.scope.out.append(Loop(t, const(0), extent, tuple(body.out), "full"))
-        if not r.keep and not r.readers:
-            for c, state in zip(floats, states, strict=True):
+        for c, state in zip(floats, states, strict=True):
+            if r.stores(c) and not r.keep:
                 self.emit(Map(load(c.name, as_index(v for v, _ in c.outer)), state), self.scope)
         return Phase(
             self.name, self.items, tuple(self.axes.values()), tuple(self.tiles.values()), tuple(self.scope.out)

@@ -60,7 +60,7 @@ class Plan:
                 role = "output" if e.name in normal.outputs else "workspace"
                 self.memory[e.name] = Array(e.name, "f", tuple(x for _, x in e.outer), role)  # type: ignore[arg-type]
                 self.moving.add(e.name)
-            for c in (c for c in r.components if r.keep or not r.readers or c.dtype != "f"):
+            for c in (c for c in r.components if r.stores(c)):
                 self.memory[c.name] = Array(c.name, c.dtype, tuple(x for _, x in r.kept(c)), "workspace")
             for x in r.maps:
                 self.equations[x.name] = x
