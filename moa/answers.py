@@ -28,7 +28,8 @@ explain  kernel, dtype, passes, stage (or null), text, equations [text],
 cost     kernel, sizes {name: n}, passes, formulas and values (or null) of flops, compulsory_words,
          streamed_words, scratch_bytes; arrays [{between, array, words}]; with --machine and sizes also
          machine, levels [{name, capacity_bytes, compulsory_bytes, lower_bound_bytes,
-         conjectured_bound_bytes, attainable_bytes, predicted_bytes (or null), regime}],
+         conjectured_bound_bytes, attainable_bytes, predicted_bytes (or null), closed_form_bytes (or
+         null), regime}],
          times_s {what: n}, energy_j; else null
 measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, levels [{capacity_bytes, ways,
          read_bytes, written_bytes, conflict_bytes (or null), arrays [{name, read_bytes, written_bytes}]}],
@@ -49,7 +50,7 @@ error    kind, message, place {file, line, column} (or null), remedy (or null)
 """
 LEVEL = (
     "name", "capacity_bytes", "compulsory_bytes", "lower_bound_bytes", "conjectured_bound_bytes", "attainable_bytes",
-    "predicted_bytes", "regime",
+    "predicted_bytes", "closed_form_bytes", "regime",
 )  # fmt: skip
 COUNTS = ("flops", "compulsory_words", "streamed_words", "scratch_bytes")
 

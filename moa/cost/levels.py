@@ -1,7 +1,8 @@
 """What moves at each level of a machine's memory: predicted from the tiles, beside what must move.
 
 Conventions: one thread does all items in their order; caches start empty; a store that misses reads its line; what is
-dirty is written back at the end; scratch is counted once each way, as long as a tile stays in the cache.
+dirty is written back at the end. Bytes are those of the kernel's visits in a stack (`moa.cost.predicted`). Beside them
+is a closed form for caches that hold a tile; in it scratch is counted once each way.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from moa.cost.predicted import Sized, predicted_bytes
 from moa.cost.reuse import BYTES, Bytes, Item, found_again, item_of
 from moa.cost.sums import Count, largest, of, symbol
 from moa.cost.traffic import Words, compulsory, streamed
@@ -26,6 +28,7 @@ STAYS: Regime = "shared stays"
 SOME: Regime = "shared stays for some items"
 STREAMED: Regime = "streamed again"
 NO_TILE: Regime = "tile larger"
+FORMULA_WITHIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ class Level:
     lower_bound_bytes       certified: no order of this work moves less
     conjectured_bound_bytes of keeping rows and streaming the rest, in any order: not proved
     attainable_bytes        about, with as many rows at a time as the cache holds; None where it holds not one
-    predicted_bytes         for the tiles of this kernel; None where one tile does not fit: that is not modelled
+    predicted_bytes         for the tiles of this kernel; None where data decide and no closed form is known
+    closed_form_bytes       by the formula in sizes and the capacity, for one phase; None where a tile does not fit
     regime                  what stays in the cache
     measured_bytes, conflict_bytes   of simulated caches, None before they were
     """
@@ -49,6 +53,7 @@ class Level:
     attainable_bytes: int | None
     predicted_bytes: int | None
     regime: Regime
+    closed_form_bytes: int | None = None
     measured_bytes: int | None = None
     conflict_bytes: int | None = None
 
@@ -60,22 +65,25 @@ class Traffic:
     compulsory  as in `Level`
     whole       where everything stays: results and arrays in between are also read before they are written
     cold        where nothing stays from one item to the next
-    phases      whose scratch it is: SCRATCH in the counts
-    footprint   of all arrays and scratch
+    footprint   of all arrays and scratch; that is SCRATCH in the counts
+    tiles       of the kernel, of whose arrays `each` has (name, bytes of an element)
+    width       lanes of a vector
     """
 
     compulsory: Count
     whole: Count
     cold: Count
     footprint: Count
-    phases: tuple[Phase, ...]
-    element_bytes: int
+    tiles: Tiles
+    dtype: Element
+    each: tuple[tuple[str, int], ...]
+    width: int
     items: tuple[Item, ...]
 
     def scratch_bytes(self, sizes: Mapping[str, int]) -> int:
         """What a thread touches of its scratch: tiles as long as the longest round."""
-        pairs = zip(self.phases, self.items, strict=True)
-        return max((scratch_of(p, i, self.element_bytes, sizes) for p, i in pairs), default=0)
+        pairs = zip(self.tiles.phases, self.items, strict=True)
+        return max((scratch_of(p, i, ELEMENT_BYTES[self.dtype], sizes) for p, i in pairs), default=0)
 
     def tile_bytes(self, sizes: Mapping[str, int]) -> int:
         """What a cache holds where a tile stays in it and the rest is streamed: scratch, and two rounds of an item."""
@@ -90,8 +98,12 @@ class Traffic:
         return out
 
 
-def traffic_of(tiles: Tiles, dtype: Element, stored: Element | None = None) -> Traffic:
-    """What a placed kernel moves; `stored` is the type of float inputs and outputs if it is not `dtype`."""
+def traffic_of(tiles: Tiles, dtype: Element, stored: Element | None = None, width: int = 16) -> Traffic:
+    """What a placed kernel moves.
+
+    stored  the type of float inputs and outputs if it is not `dtype`
+    width   lanes of a vector
+    """
     each = element_bytes(tiles, dtype, stored)
     by_items, once = streamed(tiles), compulsory(tiles)
     scratch = counted(size(SCRATCH))
@@ -106,10 +118,11 @@ def traffic_of(tiles: Tiles, dtype: Element, stored: Element | None = None) -> T
     footprint = weighed(once, each) + between + scratch
     items = tuple(item_of(tiles, p, each) for p in tiles.phases)
     cold = weighed(by_items, each, written_twice=True) + times(scratch, 2)
-    return Traffic(weighed(once, each), allocated, cold, footprint, tiles.phases, ELEMENT_BYTES[dtype], items)
+    kinds = tuple(each.items())
+    return Traffic(weighed(once, each), allocated, cold, footprint, tiles, dtype, kinds, width, items)
 
 
-def element_bytes(tiles: Tiles, dtype: Element, stored: Element | None) -> Bytes:
+def element_bytes(tiles: Tiles, dtype: Element, stored: Element | None) -> dict[str, int]:
     out = {}
     for a in tiles.arrays:
         floats = dtype if stored is None or a.role == "workspace" else stored
@@ -152,17 +165,20 @@ def levels_of(traffic: Traffic, machine: Machine, sizes: Mapping[str, int]) -> t
     """The levels of a machine at these sizes, from the nearest on."""
     out = []
     tile = traffic.tile_bytes(sizes)
+    kernel = Sized(traffic.tiles, traffic.dtype, traffic.each, traffic.width, tuple(sorted(sizes.items())))
+    walked = predicted_bytes(kernel, tuple(m.capacity_bytes or 0 for m in machine.caches), tile)
     sizes = {**sizes, SCRATCH: traffic.scratch_bytes(sizes)}
     held_before = False
-    for m in machine.caches:
+    for m, seen in zip(machine.caches, walked, strict=True):
         assert m.capacity_bytes is not None
         at = {**sizes, BYTES: m.capacity_bytes}
-        predicted, regime = predicted_at(traffic, at, tile, not held_before)
+        closed, regime = closed_form_at(traffic, at, tile, not held_before)
+        predicted = closed if seen is None and len(traffic.tiles.phases) == 1 else seen
         held_before = held_before or m.capacity_bytes >= tile
         once = traffic.compulsory.value(sizes)
         conjectured = max(once, pairs_bytes(traffic, sizes) // m.capacity_bytes - m.capacity_bytes)
         attainable = attainable_at(traffic, at)
-        out.append(Level(m.name, m.capacity_bytes, once, once, conjectured, attainable, predicted, regime))
+        out.append(Level(m.name, m.capacity_bytes, once, once, conjectured, attainable, predicted, regime, closed))
     return tuple(out)
 
 
@@ -172,7 +188,7 @@ def scratch_passes(traffic: Traffic, levels: tuple[Level, ...], level: Level, si
     return not any(x.capacity_bytes >= tile for x in levels[: levels.index(level)])
 
 
-def predicted_at(traffic: Traffic, at: Mapping[str, int], tile: int, with_scratch: bool) -> tuple[int | None, Regime]:
+def closed_form_at(traffic: Traffic, at: Mapping[str, int], tile: int, with_scratch: bool) -> tuple[int | None, Regime]:
     if at[BYTES] >= traffic.footprint.value(at):
         return traffic.whole.value(at), WHOLE
     if at[BYTES] < tile:
@@ -210,14 +226,18 @@ def attainable_at(traffic: Traffic, at: Mapping[str, int]) -> int | None:
 
 
 def formula_of(traffic: Traffic, level: Level, with_scratch: bool) -> Any:
-    """The predicted bytes of a level as an expression of sympy in sizes, M_bytes and scratch_bytes; None without one.
+    """The closed form of a level as an expression of sympy in sizes, M_bytes and scratch_bytes.
+
+    None where there is none, or where it is more than FORMULA_WITHIN away from what is predicted.
 
     M_bytes        the capacity
     scratch_bytes  what a thread touches of its scratch
     """
     import sympy
 
-    if level.regime == NO_TILE:
+    if level.closed_form_bytes is None or level.predicted_bytes is None:
+        return None
+    if abs(level.closed_form_bytes - level.predicted_bytes) > FORMULA_WITHIN * level.predicted_bytes:
         return None
     names = {symbol(k): sympy.Symbol(v, integer=True, nonnegative=True) for k, v in NAMES.items()}
     if level.regime == WHOLE:

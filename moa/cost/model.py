@@ -133,7 +133,8 @@ class Cost:
     def formula(self, name: str) -> Any:
         """One of NAMES, or the predicted bytes of a level by its name, as an expression of sympy.
 
-        The latter is in sizes, M_bytes (the capacity) and scratch_bytes; None where one tile does not fit
+        The latter is in sizes, M_bytes (the capacity) and scratch_bytes; None where there is no closed form that is
+        within 2 % of what is predicted: a tile does not fit, or several phases share what stays
         """
         levels = self.levels
         for level in levels:
@@ -249,7 +250,7 @@ def cost(
         placed.lowered.scratch_bytes,
         derivation.report.passes,
         dtype,
-        None if machine is None else traffic_of(placed.tiles, *ELEMENTS[dtype]),
+        None if machine is None else traffic_of(placed.tiles, *ELEMENTS[dtype], placed.strategy.width),
         machine,
         tuple((n, sizes[n]) for n in wanted) if sizes else (),
     )

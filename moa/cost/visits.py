@@ -1,0 +1,370 @@
+"""What a kernel visits, in order: its Tiles walked at given sizes, one part of an array after the other.
+
+A part is a box of elements: what one block of a nest touches of an array or of scratch, cut wherever another visit
+ends. Nothing is run: boxes follow from tiles, loops and indices, in the order in which loops are made of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from moa.cost.reach import Range, Unknown, blocks, chunks, reach, runs
+from moa.domains.evaluate import holds, value_of
+from moa.loops import ELEMENT_BYTES, Element
+from moa.lower import PhaseLowering
+from moa.normal import Index, loads
+from moa.tiles import Loop, Nest, Phase, Reduce, Tiles, TileStmt, When
+
+LINE_BYTES = 64
+CHUNK = 16  # positions of a reduced axis that are visited together
+Box = tuple[Range, ...]
+Env = dict[str, Range]
+Event = tuple[int, int]  # part, and what comes: LOAD, STORE, or BACK of what a nearer cache held
+LOAD, STORE, BACK = 0, 1, 2
+Starts = Sequence[Sequence[int]]  # of work items, along each of their axes
+Items = Callable[[Starts], Iterable[tuple[int, ...]]]
+V = TypeVar("V")
+W = TypeVar("W")
+
+
+class TooLong(Exception):
+    """More is visited than was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """Parts of arrays in the order in which they are visited.
+
+    sizes_bytes  of each part
+    sequences    of visits, each made by a nest
+    order        the sequences, one after the other
+    """
+
+    sizes_bytes: tuple[int, ...]
+    sequences: tuple[tuple[Event, ...], ...]
+    order: Sequence[int]
+
+    def events(self, first: int = 0, last: int | None = None) -> Iterator[Event]:
+        """The visits of some of the sequences in the order."""
+        return itertools.chain.from_iterable(self.sequences[k] for k in self.order[first:last])
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """An array in memory, or all of scratch as bytes: its extents, and the bytes of an element."""
+
+    name: str
+    shape: tuple[int, ...]
+    element_bytes: int
+
+    @property
+    def whole_lines(self) -> bool:
+        """Whether every row begins at a line, so that boxes are cut there; else they are cut into runs of bytes."""
+        return bool(self.shape) and self.shape[-1] * self.element_bytes % LINE_BYTES == 0
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return tuple(math.prod(self.shape[k + 1 :]) for k in range(len(self.shape)))
+
+
+SCRATCH = Region("", (), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tile is in scratch: its axes with their capacities and strides in elements, and its first byte."""
+
+    axes: tuple[str, ...]
+    capacities: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+
+@dataclass(slots=True)
+class Access:
+    """A load or store in a nest, of an array or of a tile in its place.
+
+    lanes     the axis that is in the lanes in all of its capacity, as rows are
+    absolute  the variables whose values decide what is visited
+    relative  those of which positions inside the tile do
+    known     the visits that it was so far
+    """
+
+    array: str
+    index: Index
+    write: bool
+    place: Place | None
+    lanes: str | None
+    absolute: tuple[str, ...]
+    relative: tuple[str, ...]
+    known: dict[tuple[object, ...], tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement of a nest: what it loads and then stores in each block, `over` being reduced inside the block.
+
+    across  whether it reduces over the blocks too: then its target is in registers until the end
+    """
+
+    over: tuple[str, ...]
+    read: tuple[Access, ...]
+    written: tuple[Access, ...]
+    across: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A nest as it is walked.
+
+    absolute  the variables whose values decide what is visited; of `relative` ones only the length does
+    known     the sequences that it was so far
+    """
+
+    loops: tuple[tuple[str, int], ...]
+    statements: tuple[Statement, ...]
+    absolute: tuple[str, ...]
+    relative: tuple[str, ...]
+    known: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+
+class Walk:
+    """What was visited so far.
+
+    Errors: TooLong beyond `most` visits
+    """
+
+    def __init__(self, tiles: Tiles, each: Mapping[str, int], sizes: Mapping[str, int], most: int) -> None:
+        """each: the bytes of an element of each array"""
+        self.tiles, self.sizes, self.most = tiles, dict(sizes), most
+        self.arrays = {
+            a.name: Region(a.name, tuple(value_of(e, sizes) for e in a.shape), each[a.name]) for a in tiles.arrays
+        }
+        self.kinds: dict[tuple[Region, Box, bool], int] = {}
+        self.sequences: dict[tuple[int, ...], int] = {}
+        self.lengths: list[int] = []
+        self.order: list[int] = []
+        self.visited = 0
+
+    def kind(self, region: Region, box: Box, write: bool) -> int:
+        return self.kinds.setdefault((region, box, write), len(self.kinds))
+
+    def sequence(self, kinds: tuple[int, ...]) -> int:
+        n = self.sequences.setdefault(kinds, len(self.sequences))
+        if n == len(self.lengths):
+            self.lengths.append(len(kinds))
+        return n
+
+    def went(self, sequence: int) -> None:
+        self.order.append(sequence)
+        self.visited += self.lengths[sequence]
+        if self.visited > self.most:
+            raise TooLong
+
+    def visits(self) -> Visits:
+        """What was walked, with the boxes cut into parts."""
+        cuts: dict[Region, list[set[int]]] = {}
+        for region, box, _ in self.kinds:
+            found = cuts.setdefault(region, [set() for _ in box])
+            for axis, (lo, hi) in zip(found, box, strict=True):
+                axis |= {lo, hi}
+        edges = {r: [sorted(axis) for axis in found] for r, found in cuts.items()}
+        sizes: list[int] = []
+        numbers: dict[tuple[Region, tuple[int, ...]], int] = {}
+        events: list[tuple[Event, ...]] = []
+        for region, box, write in self.kinds:
+            e = edges[region]
+            along = [range(bisect_left(x, lo), bisect_left(x, hi)) for x, (lo, hi) in zip(e, box, strict=True)]
+            mine = []
+            for at in itertools.product(*along):
+                n = numbers.get((region, at))
+                if n is None:
+                    n = numbers[region, at] = len(sizes)
+                    lengths = (x[k + 1] - x[k] for x, k in zip(e, at, strict=True))
+                    sizes.append(math.prod(lengths, start=region.element_bytes))
+                mine.append((n, STORE if write else LOAD))
+            events.append(tuple(mine))
+        sequences = (itertools.chain.from_iterable(events[k] for k in kinds) for kinds in self.sequences)
+        return Visits(tuple(sizes), tuple(tuple(e for e, _ in itertools.groupby(s)) for s in sequences), self.order)
+
+
+def every(starts: Starts) -> Iterable[tuple[int, ...]]:
+    return itertools.product(*starts)
+
+
+class PhaseWalk:
+    """A walk over the work items of one phase.
+
+    Errors: Unknown
+    """
+
+    def __init__(self, walk: Walk, phase: Phase, dtype: Element, width: int, fine: bool) -> None:
+        """fine: block by block of each nest, else each nest at once"""
+        self.walk, self.phase, self.sizes, self.fine = walk, phase, walk.sizes, fine
+        self.element_bytes = ELEMENT_BYTES[dtype]
+        self.row = next((a.name for a in phase.axes if a.role == "item" and a.step > 1), None)
+        elements = dict.fromkeys((a.name for a in walk.tiles.arrays), dtype)
+        store = PhaseLowering(walk.tiles, phase, dtype, width, {}, elements, frozenset(), self.row, {}).store
+        self.places = {}
+        for t in phase.tiles:
+            if t.space != "block":
+                capacities = tuple(value_of(phase.axis(a).capacity, self.sizes) for a in t.axes)
+                strides = tuple(value_of(p, self.sizes) for p in store.strides[t.name])
+                self.places[t.name] = Place(t.axes, capacities, strides, value_of(store.offsets[t.name], self.sizes))
+        self.nests: dict[int, Blocks] = {}
+
+    def run(self, items: Items = every) -> None:
+        """Walks the items that `items` makes of where they start along each axis."""
+        phase = self.phase
+        axes = [phase.axis(v) for v in phase.items]
+        extents = [value_of(a.extent, self.sizes) for a in axes]
+        whole = {a.name: (0, value_of(a.extent, self.sizes)) for a in phase.axes if a.role == "whole"}
+        starts = []
+        for a, extent in zip(axes, extents, strict=True):
+            found = range(0, extent, a.step)
+            starts.append(found[::-1] if phase.descending and a.step > 1 else found)
+        for at in items(starts):
+            env: Env = dict(whole)
+            values = dict(self.sizes)
+            for a, extent, o in zip(axes, extents, at, strict=True):
+                env[a.name] = (o, min(o + a.step, extent))
+                values[a.name] = values[f"{a.name}@0"] = o
+            self.body(phase.body, env, values)
+
+    def body(self, body: tuple[TileStmt, ...], env: Env, values: dict[str, int]) -> None:
+        for s in body:
+            match s:
+                case Nest():
+                    self.nest(s, env)
+                case Loop():
+                    step = self.phase.axis(s.axis).step
+                    lo, hi = known(value_of, s.lo, values), known(value_of, s.hi, values)
+                    for o in range(lo, hi, step):
+                        inside = {**env, s.axis: (o, min(o + step, hi))}
+                        self.body(s.body, inside, {**values, s.axis: o, f"{s.axis}@0": o})
+                case When():
+                    self.body(s.body if known(holds, s.cond, values) else s.other, env, values)
+
+    def nest(self, nest: Nest, env: Env) -> None:
+        b = self.nests.get(id(nest))
+        if b is None:
+            b = self.nests[id(nest)] = self.blocks(nest)
+        key = (*[env[v] for v in b.absolute], *[env[v][1] - env[v][0] for v in b.relative])
+        found = b.known.get(key)
+        if found is None:
+            found = b.known[key] = self.walk.sequence(tuple(self.visited(b, env)))
+        self.walk.went(found)
+
+    def blocks(self, nest: Nest) -> Blocks:
+        """How a nest is walked: values of tiles that are written in it stay in registers."""
+        made = {s.target.args for s in nest.statements}
+        loops = {a for a, _ in nest.loops}
+        lanes = nest.lane if nest.lane == self.row else None
+        statements = []
+        for s in nest.statements:
+            over = s.over if isinstance(s, Reduce) else ()
+            found = [x for x in dict.fromkeys(loads(s.value)) if x not in made or x[0] in self.walk.arrays]
+            read = tuple(a for array, index in found for a in self.access(array, index, False, lanes))
+            inside = tuple(a for a in over if a not in loops and a != nest.lane)
+            target, index = s.target.args
+            written = tuple(self.access(target, index, True, lanes))
+            statements.append(Statement(inside, read, written, any(a in loops for a in over)))
+        accesses = [a for s in statements for a in (*s.read, *s.written)]
+        absolute = {v for a in accesses for v in a.absolute}
+        relative = loops | {a for s in statements for a in s.over} | {v for a in accesses for v in a.relative}
+        return Blocks(nest.loops, tuple(statements), tuple(sorted(absolute)), tuple(sorted(relative - absolute)))
+
+    def access(self, array: str, index: Index, write: bool, lanes: str | None) -> Iterator[Access]:
+        """The access, unless it is of registers."""
+        place = self.places.get(array)
+        if place is None and array not in self.walk.arrays:
+            return
+        absolute: set[str] = set()
+        relative: set[str] = set()
+        for k, p in enumerate(index):
+            local = place is not None and p.as_var() == place.axes[k]
+            (relative if local else absolute).update(p.vars())
+            if place is not None and not local and self.origin(place.axes[k]):
+                absolute.add(place.axes[k])
+        relative -= absolute
+        yield Access(array, index, write, place, lanes, tuple(sorted(absolute)), tuple(sorted(relative)))
+
+    def origin(self, axis: str) -> bool:
+        """Whether tiles along an axis begin at a position of their own."""
+        return self.phase.axis(axis).role != "whole"
+
+    def visited(self, b: Blocks, env: Env) -> Iterator[int]:
+        """The visits of a nest: all statements for each block."""
+        if not self.fine:
+            for a in (a for s in b.statements for a in (*s.read, *s.written)):
+                yield from self.visit(a, env, env)
+            return
+        names = [a for a, _ in b.loops]
+        for at in itertools.product(*(blocks(env[a], size) for a, size in b.loops)):
+            here = {**env, **dict(zip(names, at, strict=True))}
+            for s in b.statements:
+                for part in itertools.product(*(chunks(env[a], CHUNK) for a in s.over)):
+                    inside = {**here, **dict(zip(s.over, part, strict=True))} if s.over else here
+                    for a in s.read:
+                        yield from self.visit(a, inside, env)
+                for a in () if s.across else s.written:
+                    yield from self.visit(a, here, env)
+        for a in (a for s in b.statements if s.across for a in s.written):
+            yield from self.visit(a, env, env)
+
+    def visit(self, a: Access, env: Env, outer: Env) -> tuple[int, ...]:
+        """The numbers of the visits that an access is; none where nothing is touched."""
+        inside = [(env[v][0] - outer[v][0], env[v][1] - outer[v][0]) for v in a.relative]
+        key = (*[env[v] for v in a.absolute], *inside)
+        found = a.known.get(key)
+        if found is None:
+            found = a.known[key] = tuple(
+                self.of_array(a, env) if a.place is None else self.of_tile(a, a.place, env, outer)
+            )
+        return found
+
+    def of_array(self, a: Access, env: Env) -> Iterator[int]:
+        region = self.walk.arrays[a.array]
+        ends = (reach(p, env, self.sizes) for p in a.index)
+        box = [(max(lo, 0), min(hi + 1, n)) for (lo, hi), n in zip(ends, region.shape, strict=True)]
+        if any(hi <= lo for lo, hi in box):
+            return
+        if region.whole_lines:
+            each = LINE_BYTES // region.element_bytes
+            box[-1] = (box[-1][0] // each * each, -(-box[-1][1] // each) * each)
+            yield self.walk.kind(region, tuple(box), a.write)
+            return
+        linear = Region(region.name, (), 1)
+        for r in runs(box, region.shape, region.strides):
+            yield self.walk.kind(linear, (lines_of(r, region.element_bytes, 0),), a.write)
+
+    def of_tile(self, a: Access, place: Place, env: Env, outer: Env) -> Iterator[int]:
+        local = []
+        for p, axis, capacity in zip(a.index, place.axes, place.capacities, strict=True):
+            lo, hi = reach(p, env, self.sizes)
+            first = outer[axis][0] if self.origin(axis) else 0
+            full = axis == a.lanes and p.as_var() == axis
+            local.append((0, capacity) if full else (max(lo - first, 0), min(hi - first + 1, capacity)))
+        if any(hi <= lo for lo, hi in local):
+            return
+        for r in runs(local, place.capacities, place.strides):
+            yield self.walk.kind(SCRATCH, (lines_of(r, self.element_bytes, place.offset),), a.write)
+
+
+def lines_of(r: Range, element_bytes: int, offset: int) -> Range:
+    """The bytes of the lines that a run of elements is in."""
+    first, last = (offset + x * element_bytes for x in r)
+    return first // LINE_BYTES * LINE_BYTES, -(-last // LINE_BYTES) * LINE_BYTES
+
+
+def known(f: Callable[[V, Mapping[str, int]], W], x: V, values: Mapping[str, int]) -> W:
+    """f of a bound or a condition, unless that depends on data."""
+    try:
+        return f(x, values)
+    except ValueError as e:
+        raise Unknown(str(x)) from e
