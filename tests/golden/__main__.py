@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from moa.text import MoaError, printable
+from tests.golden import devices
 from tests.golden.files import Array, Case, Foreign, Unusable, read
 from tests.golden.systems import SYSTEMS, results
 
 DTYPES = ("float64", "float32")
-BACKENDS = ("llvm", "c")
+BACKENDS = ("llvm", "c", "cuda")
 FAILED, MISTAKE = 1, 2
 
 
@@ -98,6 +99,12 @@ def main(words: Sequence[str] | None = None) -> int:
     paths = sorted(given.folder.glob("*.npz"))
     if not paths:
         print(f"no .npz file in {printable(str(given.folder))}", file=sys.stderr)
+        return MISTAKE
+    try:
+        if given.backend == "cuda":
+            devices.memory()
+    except MoaError as e:
+        print(e, file=sys.stderr)
         return MISTAKE
     found = []
     for path in paths:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 import moa
+from moa.device import DeviceKernel
+from tests.golden.devices import called
 from tests.golden.files import Array, Case, Unusable
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "systems"
@@ -54,7 +56,10 @@ def results(call: Call, dtype: str = "float64", backend: str = "llvm") -> tuple[
     run = kernel(call.program, call.function, dtype, backend)
     arrays = {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in call.given.items() if np.ndim(v)}
     numbers = {k: v for k, v in call.given.items() if not np.ndim(v)}
-    cells = [run(**{k: v[at] for k, v in arrays.items()}, **numbers) for at in np.ndindex(call.frame)]
+    cells = []
+    for at in np.ndindex(call.frame):
+        cell = {k: v[at] for k, v in arrays.items()}
+        cells.append(called(run, cell, numbers) if isinstance(run, DeviceKernel) else run(**cell, **numbers))
     outputs = zip(*(cell if isinstance(cell, tuple) else (cell,) for cell in cells), strict=True)
     return tuple(np.stack(values).reshape(*call.frame, *values[0].shape) for values in outputs)
 
