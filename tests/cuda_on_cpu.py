@@ -1,8 +1,12 @@
-"""CUDA text on a CPU: compiles it against `cuda_shim/cuda_runtime.h`, and runs cases of `chain` through it."""
+"""CUDA text on a CPU: compiles it against `cuda_shim/cuda_runtime.h`, and runs cases of `chain` through it.
+
+With MOA_TEST_GPU=1 in the environment, tests that plant no fault run on the GPU of this machine: see `device_for`.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -10,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from chain import Array, Chain
 
 from moa.backends.cuda import print_cuda
+from moa.backends.cuda_build import builder_for, compile_cuda
 from moa.oracle import evaluate
 from moa.pipeline import Placed
 from moa.tile import Strategy
+from tests.golden.devices import memory
 
 SHIM = Path(__file__).resolve().parent / "cuda_shim"
 COMPILER = shutil.which("g++") or shutil.which("clang++") or ""
@@ -49,6 +56,9 @@ class Device:
         out[...] = source
         return out
 
+    def schedule(self, kind: int) -> None:
+        self.library.moa_shim_schedule(kind)
+
     def free(self, array: Array) -> None:
         if array.size:
             self.library.moa_shim_free(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes))
@@ -59,9 +69,16 @@ class Device:
         size = ctypes.c_int64
         return int(start(phase, words, size(items), size(scratch), ctypes.c_void_p(space), None))
 
+    def shared_limit(self, limit: int) -> None:
+        self.library.moa_shim_shared_limit(ctypes.c_int64(limit))
+
+    def space(self, scratch: int, items: int, limit: int) -> int:
+        """Bytes of global memory for the scratch of all blocks."""
+        return scratch * items if scratch > limit else 0
+
     def phase(self, prefix: str, phase: int, words: Any, items: int, scratch: int, limit: int) -> None:
         """Runs one phase, with scratch in global memory where it does not fit."""
-        space = self.array(np.full(scratch * items if scratch > limit else 0, 0xFF, np.uint8))
+        space = self.array(np.full(self.space(scratch, items, limit), 0xFF, np.uint8))
         code = self.start(prefix, phase, words, items, scratch, space.ctypes.data)
         self.free(space)
         assert code == 0, f"phase {phase}: error {code}"
@@ -74,17 +91,55 @@ class Device:
         memory = {k: self.array(v) for k, v in memory.items()}
         words = packed(chain.slots(placed, memory, hosts), placed, memory)
         scratch = evaluate(placed.lowered.scratch_bytes, chain.sizes)
-        self.library.moa_shim_schedule(schedule)
-        self.library.moa_shim_shared_limit(ctypes.c_int64(limit))
+        self.schedule(schedule)
+        self.shared_limit(limit)
         try:
             for phase, count in enumerate(placed.lowered.items):
                 self.phase(prefix, phase, words, evaluate(count, chain.sizes), scratch, limit)
         finally:  # all libraries of this process share what the header holds
-            self.library.moa_shim_shared_limit(ctypes.c_int64(SHARED_BYTES))
+            self.shared_limit(SHARED_BYTES)
         out = tuple(memory[o].copy() for o in chain.derivation.streamed.outputs)
         for array in memory.values():
             self.free(array)
         return out
+
+
+class OnGpu(Device):
+    """CUDA text on the GPU of this machine, in managed memory. Its schedule, and how much it shares, are its own."""
+
+    def __init__(self, text: str, folder: Path) -> None:
+        self.memory = memory()
+        out = folder / "kernel.so"
+        compile_cuda(builder_for(0).command, text, folder, out)
+        self.library = ctypes.CDLL(str(out))
+        self.library.moa_space.restype = ctypes.c_int64
+
+    def array(self, values: Any, dtype: Any = None) -> Array:
+        made: Array = self.memory.array(np.array(values, dtype, order="C"))
+        return made
+
+    def free(self, array: Array) -> None:
+        pass
+
+    def schedule(self, kind: int) -> None:
+        pass
+
+    def shared_limit(self, limit: int) -> None:
+        if limit != SHARED_BYTES:
+            pytest.skip("how much memory is shared cannot be set on a GPU")
+
+    def space(self, scratch: int, items: int, limit: int) -> int:
+        return int(self.library.moa_space(ctypes.c_int64(scratch), ctypes.c_int64(items)))
+
+    def start(self, prefix: str, phase: int, words: Any, items: int, scratch: int, space: int = 0) -> int:
+        code = super().start(prefix, phase, words, items, scratch, space)
+        self.memory.wait()
+        return code
+
+
+def device_for(text: str, folder: Path) -> Device:
+    """Where a right program runs: this processor, or its GPU if the environment says MOA_TEST_GPU=1."""
+    return OnGpu(text, folder) if os.environ.get("MOA_TEST_GPU") == "1" else Device(text, folder)
 
 
 def packed(slots: Sequence[Any], placed: Placed, memory: Mapping[str, Array]) -> Any:

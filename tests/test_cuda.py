@@ -20,6 +20,7 @@ from cuda_on_cpu import (
     STRATEGIES,
     WITHOUT,
     Device,
+    device_for,
     text_of,
 )
 from loops_by_hand import array, packed, same_bits
@@ -52,7 +53,7 @@ def lowered(loops: Loops, slots: int) -> Lowered:
 def test_instructions(dtype: str, tmp_path: Path) -> None:
     """Every instruction has the bits of the interpreter, all of them in one file."""
     parts = [expand(one_instruction(dtype, WIDTH, case)) for case in CASES]
-    device = Device(print_cuda({"all": lowered(joined(parts), 4)}), tmp_path)
+    device = device_for(print_cuda({"all": lowered(joined(parts), 4)}), tmp_path)
     wrong = []
     for k, (case, part) in enumerate(zip(CASES, parts, strict=True)):
         buffers = data_of(case, dtype, WIDTH)
@@ -72,7 +73,7 @@ def test_elements_under_masks(dtype: str, tmp_path: Path) -> None:
     floats = ("f32", "f64", "f16", "bf16")
     cases = [(a, b, "v") for a in floats for b in floats] + [("u8", "u8", "m")]
     parts = [copying(dtype, WIDTH, *case) for case in cases]
-    device = Device(print_cuda({"all": lowered(joined(parts), 3)}), tmp_path)
+    device = device_for(print_cuda({"all": lowered(joined(parts), 3)}), tmp_path)
     count = 5 * WIDTH - 3
     for k, ((a, b, kind), part) in enumerate(zip(cases, parts, strict=True)):
         x = elements(a, count) if kind == "v" else np.arange(count, dtype=np.uint8) % 2
@@ -127,7 +128,7 @@ def test_random_programs(dtype: str, tmp_path: Path) -> None:
     first = 0 if dtype == "f32" else 1000
     jobs = chains({f"r{seed}": numbered(seed) for seed in range(first, first + 24)}, dtype)
     assert len(jobs) > 18
-    assert not failures(Device(text_of({k: p for k, (_, p, _) in jobs.items()}), tmp_path), jobs)
+    assert not failures(device_for(text_of({k: p for k, (_, p, _) in jobs.items()}), tmp_path), jobs)
 
 
 def written(text: str, params: str, **sizes: int) -> Case:
@@ -167,7 +168,7 @@ def programs_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> tuple[Device, d
     cases = {f"w{s}_{k.replace(' ', '_')}": c for s in range(2) for k, c in WRITTEN.items()}
     jobs = {k: (c, c.place(STRATEGIES[int(k[1])], {}, 0), 0) for k, (c, _, _) in chains(cases, "f32").items()}
     assert len(jobs) == len(cases)
-    return Device(text_of({k: p for k, (_, p, _) in jobs.items()}), tmp_path_factory.mktemp("cuda")), jobs
+    return device_for(text_of({k: p for k, (_, p, _) in jobs.items()}), tmp_path_factory.mktemp("cuda")), jobs
 
 
 def test_programs_by_hand(programs_on_cpu: tuple[Device, dict[str, tuple[Chain, Placed, int]]]) -> None:
@@ -204,7 +205,7 @@ def test_forms_in_parts_and_in_chunks(tmp_path: Path) -> None:
             form = next(k for k, f in enumerate(chain.derivation.forms) if word in f.name)
             placed[name] = chain.place(STRATEGIES[0], {}, form)
             found[name] = chain, form
-    device = Device(text_of(placed), tmp_path)
+    device = device_for(text_of(placed), tmp_path)
     for name, (chain, form) in found.items():
         for schedule in SCHEDULES:
             got = device.run(name, chain, placed[name], schedule)
@@ -217,7 +218,7 @@ def test_the_bits_are_those_of_the_loops(seed: int, tmp_path: Path) -> None:
     placed = chain.place(STRATEGIES[0])
     lowered = replace(placed.lowered, loops=expand(placed.lowered.loops))
     meant = chain.loops(replace(placed, lowered=lowered))
-    got = Device(text_of({"bits": placed}), tmp_path).run("bits", chain, placed)
+    got = device_for(text_of({"bits": placed}), tmp_path).run("bits", chain, placed)
     assert all(map(same_bits, meant, got))
 
 

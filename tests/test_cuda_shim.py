@@ -6,13 +6,15 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
+import cuda_on_cpu
 import numpy as np
 import pytest
-from chain import Array
+from chain import Array, Chain
 from cuda_on_cpu import COMPILER, SCHEDULES, SHIM, WITHOUT, Device
+from programs import Case, listed
 from test_cuda_nvcc import needs_nvcc
 
-from moa.backends.cuda_build import usages
+from moa.backends.cuda_build import Builder, usages
 
 needs_compiler = pytest.mark.skipif(not COMPILER, reason=WITHOUT)
 TEXT = (SHIM / "products.cu").read_text(encoding="ascii")
@@ -144,3 +146,29 @@ def test_nvcc_takes_the_same_text(architecture: str) -> None:
     found = {u.kernel: u for u in usages(text, architecture)}
     assert set(found) == {"product_bf16", "product_f16", "product_tf32", "product_f64"}
     assert all(u.spill_bytes == 0 and u.registers <= 64 for u in found.values()), found
+
+
+@needs_compiler
+def test_the_same_cases_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MOA_TEST_GPU=1: built by nvcc, run in managed memory, waited for; all of them played by this processor here."""
+    waits: list[int] = []
+
+    class Memory:
+        def array(self, values: Array) -> Array:
+            return values.copy()
+
+        def wait(self) -> None:
+            waits.append(1)
+
+    command = (COMPILER, *cuda_on_cpu.FLAGS, "-x", "c++", "-I", str(SHIM))
+    monkeypatch.setenv("MOA_TEST_GPU", "1")
+    monkeypatch.setattr(cuda_on_cpu, "memory", Memory)
+    monkeypatch.setattr(cuda_on_cpu, "builder_for", lambda number: Builder(command))
+    chain = Chain(Case("def f(X[n, d]):\n    return sum(X)", listed("X[n, d]"), {"n": 37, "d": 70}), "f32")
+    placed = chain.place(cuda_on_cpu.STRATEGIES[0])
+    device = cuda_on_cpu.device_for(cuda_on_cpu.text_of({"one": placed}), tmp_path)
+    assert isinstance(device, cuda_on_cpu.OnGpu)
+    assert not chain.differs(device.run("one", chain, placed, 2), chain.expected(), chain.normal())
+    assert len(waits) == len(placed.lowered.items)
+    with pytest.raises(pytest.skip.Exception, match="cannot be set on a GPU"):
+        device.run("one", chain, placed, limit=1024)
