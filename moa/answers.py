@@ -11,6 +11,7 @@ import numpy as np
 
 from moa.cache import Cache, Usage
 from moa.cost import Cost
+from moa.explain.why import Why
 from moa.kernel import Kernel
 from moa.machine import Machine
 from moa.measure import Measured
@@ -31,6 +32,8 @@ cost     kernel, sizes {name: n}, passes, formulas and values (or null) of flops
          conjectured_bound_bytes, attainable_bytes, predicted_bytes (or null), closed_form_bytes (or
          null), regime}],
          times_s {what: n}, energy_j; else null
+cost --why   kernel, sizes {name: n}, threads, machine (or null), candidates [{kind, name, chosen, operations,
+         words, exact, time_s (or null), bytes {level: n or null}, reason}], refused [{law, target, reason}]
 measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, levels [{capacity_bytes, ways,
          read_bytes, written_bytes, conflict_bytes (or null), arrays [{name, read_bytes, written_bytes}]}],
          calls [{name, loads, stores, bytes}], spills {stores, loads} (or null), counted {name: n},
@@ -147,6 +150,18 @@ def of_cost(kernel: Kernel, cost: Cost) -> Answer:
         "levels": [{k: getattr(level, k) for k in LEVEL} for level in cost.levels] or None,
         "times_s": dict(cost.times_s()) or None,
         "energy_j": cost.energy_j(),
+    }
+
+
+def of_why(kernel: Kernel, found: Why) -> Answer:
+    keys = ("kind", "name", "chosen", "operations", "words", "exact", "time_s", "reason")
+    return {
+        **of_kernel(kernel),
+        "sizes": dict(found.sizes),
+        "threads": found.threads,
+        "machine": found.machine or None,
+        "candidates": [{**{k: getattr(c, k) for k in keys}, "bytes": dict(c.bytes_moved)} for c in found.candidates],
+        "refused": [dict(zip(("law", "target", "reason"), r, strict=True)) for r in found.refused],
     }
 
 

@@ -225,10 +225,11 @@ def cost(
     machine: Annotated[
         str, typer.Option("--machine", metavar="NAME|FILE", help="Predict each level of its memory: see moa machine.")
     ] = "",
+    why: Annotated[bool, typer.Option("--why", help="List what was chosen among at these sizes instead.")] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="How many share the work, for --why.")] = 1,
     dtype: Floats = Dtype.float32,
     shape: Shapes = None,
     function: Chosen = "",
-    backend: Placing = Emitted.llvm,
     as_json: Json = False,
 ) -> None:
     """Count operations and the words that move: formulas, and numbers where every size is given.
@@ -236,11 +237,19 @@ def cost(
     \b
       moa cost examples/causal.moa --size n=4096 --size dk=64 --size dv=64
       moa cost examples/causal.moa --size n=4096 --size dk=64 --size dv=64 --machine zen4-server
+      moa cost examples/linear.moa --size n=4096 --size dk=64 --size dv=64 --why
       moa cost examples/systems/longformer.moa --function window
     """
     with guarded(as_json):
         sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
-        kernel = made(file, shape, dtype.value, function, backend.value)
+        kernel = made(file, shape, dtype.value, function)
+        if why:
+            candidates = kernel.why(machine, threads=threads, **sizes)
+            if as_json:
+                tell(answers.of_why(kernel, candidates))
+            else:
+                say(str(candidates))
+            return
         found = kernel.cost(machine, **sizes)
         if as_json:
             tell(answers.of_cost(kernel, found))

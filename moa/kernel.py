@@ -140,6 +140,7 @@ class Kernel:
         self._row_extents: dict[Any, tuple[Poly, ...]] = {}
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._fronts: dict[int, Front] = {}
+        self._places: dict[tuple[int, str, Strategy], Placed] = {}  # as calls are at sizes that were asked about
         self._many_rows: dict[int, Placed] = {}  # by width of vectors: what is explained where nothing has run
         self._lead = dict(self._front(0).lead)
         self._parameters = tuple(
@@ -208,6 +209,14 @@ class Kernel:
         Errors: MoaError of kind "argument"
         """
         return _face("explain").cost_of(self, machine, **sizes)
+
+    def why(self, machine: Any = "", /, *, threads: int = 1, **sizes: int) -> Any:
+        """Among what a call at these sizes is chosen, and why the others lost (a `moa.explain.why.Why`).
+
+        machine  on which time and bytes are predicted for each, as in `cost`; none by default
+        Errors: MoaError of kind "argument"
+        """
+        return _face("explain").why_of(self, machine, threads, **sizes)
 
     def measure(
         self,
@@ -364,19 +373,51 @@ class Kernel:
         self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
     ) -> Variant:
         """The instance for these sizes: the number of rows in a work item follows the rows there are."""
+        strategy = self.strategy_for(self._rows(ranks, form, sizes))
+        key = (ranks, form, tuple(sorted(fixed.items())), unit, strategy.rows)
+        if key not in self._variants:
+            self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
+        return self._variants[key]
+
+    def strategy_for(self, rows: int) -> Strategy:
+        """Tiles for so many rows there are: vectors of them, or one row where lanes are along another axis."""
         from moa.backends.llvm import host
 
         width = host().width(self._element)
-        rows_there = self._rows(ranks, form, sizes, width)
-        vectors = min(VECTORS, -(-rows_there // width))
+        vectors = min(VECTORS, -(-rows // width))
         vectors = {3: 4}.get(vectors, vectors)
-        rows = 1 if rows_there <= FEW_ROWS else vectors * width
-        key = (ranks, form, tuple(sorted(fixed.items())), unit, rows)
-        if key not in self._variants:
-            block = 4 * VECTORS // max(vectors, 1)
-            strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), 4 if self._element == "f32" else 1)
-            self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
-        return self._variants[key]
+        block = 4 * VECTORS // max(vectors, 1)
+        at_once = 1 if rows <= FEW_ROWS else vectors * width
+        return Strategy(width, at_once, KEYS[self._element], min(block, 8), 4 if self._element == "f32" else 1)
+
+    def form_at(self, sizes: Mapping[str, int], threads: int = 1, ranks: int = 0) -> str:
+        """The name of the form that a call at these sizes runs."""
+        return chosen(self._front(ranks).forms, sizes, threads).name
+
+    def placed_at(
+        self, sizes: Mapping[str, int], form: str, strategy: Strategy | None = None, ranks: int = 0
+    ) -> Placed:
+        """A form as calls of contiguous arrays run it at these sizes, or in other tiles; sizes stay names in it."""
+        strategy = strategy or self.strategy_for(self._rows(ranks, form, sizes))
+        key = ranks, form, strategy
+        if key not in self._places:
+            unit = frozenset(p.name for p in self._front(ranks).program.inputs)
+            self._places[key] = self._placed(ranks, form, strategy, {}, unit)
+        return self._places[key]
+
+    def _placed(
+        self, ranks: int, form: str, strategy: Strategy, fixed: Mapping[str, int], unit: frozenset[str]
+    ) -> Placed:
+        """A form in these tiles, or in smaller ones where its code would be too long."""
+        derivation = self._formed(ranks, form)
+        own = unit | frozenset(derivation.streamed.outputs) | _intermediates(derivation)
+        for rows in dict.fromkeys((strategy.rows, min(strategy.rows, strategy.width), 1)):
+            smaller = replace(strategy, rows=rows)
+            found = place(derivation, smaller, self._element, fixed, own, self._stored)
+            if not too_long(found.lowered.loops):
+                return found
+        text = f"the code of {self.name} would have blocks of {longest_block(found.lowered.loops)} instructions"
+        raise MoaError("support", text, None, "compute parts of it in kernels of their own")
 
     def _compiled(
         self, ranks: int, form: str, strategy: Strategy, fixed: dict[str, int], unit: frozenset[str]
@@ -385,15 +426,7 @@ class Kernel:
 
         @cache
         def placed() -> Placed:
-            derivation = self._formed(ranks, form)
-            own = unit | frozenset(derivation.streamed.outputs) | _intermediates(derivation)
-            for rows in dict.fromkeys((strategy.rows, min(strategy.rows, strategy.width), 1)):
-                smaller = replace(strategy, rows=rows)
-                found = place(derivation, smaller, self._element, fixed, own, self._stored)
-                if not too_long(found.lowered.loops):
-                    return found
-            text = f"the code of {self.name} would have blocks of {longest_block(found.lowered.loops)} instructions"
-            raise MoaError("support", text, None, "compute parts of it in kernels of their own")
+            return self._placed(ranks, form, strategy, fixed, unit)
 
         builder = import_module(f"moa.backends.{self.backend}_build")
 
@@ -427,8 +460,11 @@ class Kernel:
             self._many_rows[width] = place(d, strategy, self._element, {}, own, self._stored)
         return self._many_rows[width]
 
-    def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int) -> int:
-        """The extent of the axis that work items tile."""
+    def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int = 0) -> int:
+        """The extent of the axis that work items tile, in vectors of `width` lanes (by default this machine's)."""
+        from moa.backends.llvm import host
+
+        width = width or host().width(self._element)
         key = ranks, form
         if key not in self._row_extents:
             strategy = Strategy(width, VECTORS * width, KEYS[self._element])

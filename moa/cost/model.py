@@ -230,11 +230,13 @@ def cost(
     placed: Placed,
     machine: Machine | None = None,
     dtype: str = "float32",
+    counted: Poly | None = None,
     /,
     **sizes: int,
 ) -> Cost:
-    """The cost of a placed derivation. `sizes` are values of its sizes and integer parameters, all of them or none.
+    """The cost of a placed derivation, whose operations are those `counted`, by default those of its normal form.
 
+    `sizes` are values of its sizes and integer parameters, all of them or none.
     Sizes that are literals in the tiles are literals in the words too.
     Errors: AssertionError where some are given and one is missing
     """
@@ -244,7 +246,7 @@ def cost(
     boundary = Boundary("memory and the cache of one work item", streamed(placed.tiles))
     return Cost(
         derivation.program.name,
-        flops(derivation.equations),
+        flops(derivation.equations) if counted is None else counted,
         compulsory(placed.tiles),
         (boundary,),
         placed.lowered.scratch_bytes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from moa.explain.panels import MOST_SIZE, needed, panels
 from moa.explain.picture import Picture
 from moa.explain.placed import kernel_lines
 from moa.explain.text import INDENT, WIDTH, wrapped
+from moa.explain.why import Why, form_cost, why
 from moa.forms import Form
 from moa.machine import Machine, machine_of
 from moa.notation import program_text
@@ -35,7 +37,7 @@ from moa.text import MoaError, printable
 if TYPE_CHECKING:
     from moa.kernel import Kernel
 
-__all__ = ["cost_of", "error_bound", "explain", "html_of", "picture_of"]
+__all__ = ["cost_of", "error_bound", "explain", "html_of", "picture_of", "why_of"]
 
 
 def explain(kernel: Kernel, stage: str | None = None, *, placed: Placed | None = None) -> Page:
@@ -119,12 +121,22 @@ def source_of(kernel: Kernel, placed: Placed) -> str:
 
 
 def cost_of(kernel: Kernel, machine: Machine | str = "", /, **sizes: int) -> Cost:
-    """The cost of the variant that ran last, else of one for many rows, on a machine if one is named.
+    """The cost of the variant that ran last, else of the one for these sizes, on a machine if one is named.
 
+    Without sizes, and on devices, of a variant for many rows.
     Errors: MoaError of kind "argument" where some sizes are given and one is missing, or one is not a size
     """
     on = machine if isinstance(machine, Machine) else machine_of(machine) if machine else None
     d, _, placed = last(kernel)
+    checked(kernel, d, sizes)
+    if placed is None and sizes and kernel.backend != "cuda":
+        form = kernel.form_at(sizes)
+        return form_cost(kernel, form, kernel.placed_at(sizes, form), on, sizes)
+    return cost(d, placed or kernel.for_many_rows(), on, kernel.dtype, **sizes)
+
+
+def checked(kernel: Kernel, d: Derivation, sizes: Mapping[str, int]) -> None:
+    """Errors: MoaError of kind "argument" where some sizes are given and one is missing, or one is not a size"""
     known = tuple(dict.fromkeys((*d.program.sizes(), *kernel._names())))
     for name in sizes:
         if name not in known:
@@ -134,7 +146,25 @@ def cost_of(kernel: Kernel, machine: Machine | str = "", /, **sizes: int) -> Cos
     if missing:
         text = f"no value for {', '.join(missing)}"
         raise MoaError("argument", text, None, f"give all of {', '.join(known)}, or none for the formulas")
-    return cost(d, placed or kernel.for_many_rows(), on, kernel.dtype, **sizes)
+
+
+def why_of(kernel: Kernel, machine: Machine | str = "", threads: int = 1, /, **sizes: int) -> Why:
+    """What a call at these sizes chooses among, `...` being no axes.
+
+    Errors: MoaError of kind "argument" where a size is missing or unknown, "support" on devices
+    """
+    if kernel.backend == "cuda":
+        text = "candidates are those of kernels for processors"
+        raise MoaError("support", text, None, "compile it with backend llvm or c")
+    if threads < 1:
+        raise MoaError("argument", f"threads is {threads}", None, "use at least one")
+    checked(kernel, kernel.derivation, sizes)
+    missing = [n for n in kernel._names() if n not in sizes]
+    if missing:
+        text = f"no value for {', '.join(missing)}"
+        raise MoaError("argument", text, None, "what is chosen depends on all sizes")
+    on = machine if isinstance(machine, Machine) else machine_of(machine) if machine else None
+    return why(kernel, on, threads, sizes)
 
 
 def picture_of(kernel: Kernel, *, placed: Placed | None = None, **given: Any) -> Picture:
