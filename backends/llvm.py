@@ -212,6 +212,10 @@ class Printer(Text):
                 return f"getelementptr {MEMORY[s.attrs[0]]}, ptr {args[0]}, i64 {args[1]}"
             case "load" | "loadm":
                 return load(self, s, args)
+            case "prefetch":  # into the second cache: the first one holds the round that is computed
+                place = self.temp(f"getelementptr {MEMORY[s.attrs[0]]}, ptr {args[0]}, i64 {args[1]}")
+                hints = ("i32 0", "i32 2", "i32 1")
+                return self.call("llvm.prefetch.p0", "void", f"ptr {place}", *hints, immediate=(1, 2, 3))
             case "store" | "storem":
                 return store(self, s, args)
             case _:

@@ -44,7 +44,8 @@ VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumul
 KEYS = {"f64": 96, "f32": 192}
 MOST_CALLS = 256  # shapes whose plans are kept
 LONGEST_BLOCK = 3500  # instructions in one block; with more, fewer rows are computed at once
-FEW_ROWS = 2  # up to this many rows, lanes along another axis cost less
+FEW_ROWS = 0.75  # of a vector: up to this many rows, lanes along another axis cost less
+MOST_ROW_AXES = 3  # that are looked at where the innermost one is short
 SINGLE_THREAD_FLOPS = 6_000_000  # below about 100 us on one thread, waking another costs more than it brings
 PLANNING = threading.RLock()  # one compilation at a time; a fork waits for it, so that none is cut off in the child
 if hasattr(os, "register_at_fork"):
@@ -367,14 +368,17 @@ class Kernel:
         from moa.backends.llvm import host
 
         width = host().width(self._element)
-        rows_there = self._rows(ranks, form, sizes, width)
+        rows_there, row = self._rows(ranks, form, sizes, width), 0
+        if rows_there < width:  # another axis may be longer
+            beside = [(self._rows(ranks, form, sizes, width, k), -k) for k in range(1, MOST_ROW_AXES)]
+            rows_there, row = max(((rows_there, 0), *beside))
         vectors = min(VECTORS, -(-rows_there // width))
         vectors = {3: 4}.get(vectors, vectors)
-        rows = 1 if rows_there <= FEW_ROWS else vectors * width
-        key = (ranks, form, tuple(sorted(fixed.items())), unit, rows)
+        rows = max(1, rows_there) if rows_there <= max(1, FEW_ROWS * width) else vectors * width
+        key = (ranks, form, tuple(sorted(fixed.items())), unit, rows, row)
         if key not in self._variants:
-            block = 4 * VECTORS // max(vectors, 1)
-            strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), 4 if self._element == "f32" else 1)
+            block, few = 4 * VECTORS // max(vectors, 1), 4 if self._element == "f32" else 1
+            strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), few, row=-row)
             self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
         return self._variants[key]
 
@@ -427,11 +431,11 @@ class Kernel:
             self._many_rows[width] = place(d, strategy, self._element, {}, own, self._stored)
         return self._many_rows[width]
 
-    def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int) -> int:
-        """The extent of the axis that work items tile."""
-        key = ranks, form
+    def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int, row: int = 0) -> int:
+        """The extent of the axis that work items tile: of those that may be, `row` from the innermost."""
+        key = ranks, form, row
         if key not in self._row_extents:
-            strategy = Strategy(width, VECTORS * width, KEYS[self._element])
+            strategy = Strategy(width, VECTORS * width, KEYS[self._element], row=row)
             self._row_extents[key] = self._kept.value(
                 tuple[Poly, ...],
                 lambda: row_extents(tile(self._formed(ranks, form).streamed, strategy)),

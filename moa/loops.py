@@ -39,6 +39,7 @@ Instructions (result type <- operand types):
     loadm                                v <- p i m        masked-off lanes are 0 and are not read
     store                                () <- p i x       attrs (element, aligned)
     storem                               () <- p i x m
+    prefetch                             () <- p i     attrs (element,): element i may be read soon; it need not exist
     barrier                              () <- (); all warps of the work item wait for one another: only in an entry
 
 Elements: f64 f32 bf16 f16 i64 u8. A float element is converted to the compute type on load and rounded to nearest

@@ -83,13 +83,17 @@ class Reduce:
 class Nest:
     """Statements that share one loop over register blocks: the unit of lowering.
 
-    loops   ((axis, block), ...): outermost first
-    lane    the axis in the lanes of vectors, or None
+    loops    ((axis, block), ...): outermost first
+    lane     the axis in the lanes of vectors, or None
+    vectors  of the lane axis in a block, where it is not the row of the work item
+    ahead    the axis of the loop around it for whose next round the arrays it reads by vectors are fetched, or None
     """
 
     loops: tuple[tuple[str, int], ...]
     lane: str | None
     statements: tuple[Map | Reduce, ...]
+    vectors: int = 1
+    ahead: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,9 @@ def tile_body_text(body: tuple[TileStmt, ...], depth: int) -> list[str]:
                     out += tile_body_text(s.other, depth + 1)
             case Nest():
                 loops = ", ".join(f"{a} by {b}" for a, b in s.loops)
-                out.append(f"{pad}nest ({loops}) lanes {s.lane}:")
+                by = f" by {s.vectors}" if s.vectors > 1 else ""
+                ahead = f", {s.ahead} ahead" if s.ahead else ""
+                out.append(f"{pad}nest ({loops}) lanes {s.lane}{by}{ahead}:")
                 out += [f"{pad}  {x}" for x in s.statements]
     return out
 

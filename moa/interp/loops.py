@@ -260,7 +260,7 @@ class Machine:
                 value = Pointer(p.buffer, p.offset_bytes + i * ELEMENT_BYTES[s.attrs[0]])
             case (("load" | "loadm"), [p, i, *mask]):
                 value = self.load(p, i, result, *s.attrs, *mask)
-            case "barrier", []:
+            case ("prefetch", [_, _]) | ("barrier", []):
                 return None
             case (("store" | "storem"), [p, i, x, *mask]):
                 return self.store(p, i, x, s.args[2].type, *s.attrs, *mask)

@@ -75,7 +75,7 @@ class NestLowering(Values):
             self.finish(results)
 
     def rounds(self, start: list[Arg]) -> list[Arg]:
-        return self.vectors_outside() if self.outside else self.loops(list(self.nest.loops), {}, self.cross, start)
+        return self.vectors_outside() if self.outside else self.loops(list(self.nest.loops), [{}], self.cross, start)
 
     def finish(self, results: list[Arg]) -> None:
         for (s, v), value in zip(self.partials, results, strict=True):
@@ -122,14 +122,14 @@ class NestLowering(Values):
         local = f"{self.lane}:l"
         with self.b.loop(*self.vector_loop(end), []) as body, self.frame():
             self.locals[local] = body.index
-            return self.loops(list(self.nest.loops), {self.lane: (local, 0)}, [], [])
+            return self.loops(list(self.nest.loops), [{self.lane: (local, 0)}], [], [])
 
-    def vector_loop(self, end: Arg) -> tuple[Arg, Arg, Arg]:
+    def vector_loop(self, end: Arg, lo: Arg | None = None) -> tuple[Arg, Arg, Arg]:
         """lo, hi, step of a loop over vectors of the lane axis."""
         if self.shared is not None and self.shared == self.lane:
             lo, step = self.share(Const(0, "i"), self.store.width)
             return lo, end, step
-        return Const(0, "i"), end, Const(self.store.width, "i")
+        return lo or Const(0, "i"), end, Const(self.store.width, "i")
 
     def crosses(self, s: Reduce) -> bool:
         names = {a for a, _ in self.nest.loops} | {self.lane}
@@ -161,9 +161,11 @@ class NestLowering(Values):
         self.write(s.target, value, self.cross_place(s, v))
         self.flush()
 
-    def loops(self, dims: list[tuple[str, int]], place: Place, cross: list[Reduce], carried: list[Arg]) -> list[Arg]:
+    def loops(
+        self, dims: list[tuple[str, int]], places: list[Place], cross: list[Reduce], carried: list[Arg]
+    ) -> list[Arg]:
         if not dims:
-            return self.lanes(place, cross, carried)
+            return self.lanes(places, cross, carried)
         (axis, block), *rest = dims
         count = self.count(axis)
         fixed = count.value if isinstance(count, Const) else None
@@ -172,7 +174,7 @@ class NestLowering(Values):
         for size in sizes:
             rest_count = self.b.pure("i", "imod", count, Const(size, "i")) if size > 1 else Const(0, "i")
             whole = self.b.isub(count, rest_count)
-            carried = self.one_loop(axis, lo, whole, size, rest, place, cross, carried)
+            carried = self.one_loop(axis, lo, whole, size, rest, places, cross, carried)
             lo = whole
         return carried
 
@@ -183,7 +185,7 @@ class NestLowering(Values):
         hi: Arg,
         size: int,
         rest: list[tuple[str, int]],
-        place: Place,
+        places: list[Place],
         cross: list[Reduce],
         carried: list[Arg],
     ) -> list[Arg]:
@@ -192,22 +194,12 @@ class NestLowering(Values):
         first, step = self.share(lo, size) if axis == self.shared else (lo, Const(size, "i"))
         with self.b.loop(first, hi, step, carried) as body, self.frame():
             self.locals[f"{axis}:l"] = body.index
-            inner = [{**place, axis: (f"{axis}:l", k)} for k in range(size)]
-            if rest:
-                assert size == 1, "only the innermost looped axis has blocks"
-                body.next = self.loops(rest, inner[0], cross, list(body.phis))
-            else:
-                body.next = self.lanes(place, cross, list(body.phis), (axis, size))
+            inner = [{**p, axis: (f"{axis}:l", k)} for p in places for k in range(size)]
+            body.next = self.loops(rest, inner, cross, list(body.phis))
         return list(body.results)
 
-    def lanes(
-        self, place: Place, cross: list[Reduce], carried: list[Arg], block: tuple[str, int] | None = None
-    ) -> list[Arg]:
+    def lanes(self, rows: list[Place], cross: list[Reduce], carried: list[Arg]) -> list[Arg]:
         """The lane axis of one block: fixed vectors, or a loop over vectors and the rest."""
-        rows: list[Place] = [place]
-        if block is not None:
-            axis, size = block
-            rows = [{**place, axis: (f"{axis}:l", k)} for k in range(size)]
         if self.lane is None or self.outside:
             return self.block(rows, cross, carried)
         w = self.store.width
@@ -222,10 +214,20 @@ class NestLowering(Values):
         count = self.count(self.lane)
         whole = self.b.isub(count, self.b.pure("i", "imod", count, Const(w, "i")))
         local = f"{self.lane}:l"
-        with self.b.loop(*self.vector_loop(whole), carried) as body, self.frame():
-            self.locals[local] = body.index
-            body.next = self.block([{**r, self.lane: (local, 0)} for r in rows], cross, list(body.phis))
-        carried = list(body.results)
+        lo: Arg = Const(0, "i")
+        if self.nest.vectors > 1:
+            step = Const(w * self.nest.vectors, "i")
+            several = self.b.isub(count, self.b.pure("i", "imod", count, step))
+            with self.b.loop(lo, several, step, carried) as body, self.frame():
+                self.locals[local] = body.index
+                places = [{**r, self.lane: (local, v * w)} for r in rows for v in range(self.nest.vectors)]
+                body.next = self.block(places, cross, list(body.phis))
+            carried, lo = list(body.results), several
+        if lo != whole:
+            with self.b.loop(*self.vector_loop(whole, lo), carried) as body, self.frame():
+                self.locals[local] = body.index
+                body.next = self.block([{**r, self.lane: (local, 0)} for r in rows], cross, list(body.phis))
+            carried = list(body.results)
         rest = self.b.isub(count, whole)
         if rest == Const(0, "i"):
             return carried

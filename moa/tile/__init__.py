@@ -309,4 +309,7 @@ def _fold_row(plan: Plan, fold: Fold, items: tuple[Axis, ...]) -> str | None:
     found = [k for k in range(len(items)) if fold.shared[k][0] not in ended]
     if not any(score.values()) and any(len(m.outer) > len(fold.shared) + 1 for m in fold.members):
         return None  # rows would share no load, and states that are matrices have lanes and blocks of their own
-    return items[max(found, key=lambda k: (score[fold.shared[k][0]], k))][0] if found else None
+    best = max((score[fold.shared[k][0]] for k in found), default=0)
+    found = [k for k in found if score[fold.shared[k][0]] == best]
+    back = plan.strategy.row if best else 0  # where nothing is shared, the innermost has what is nearest in memory
+    return items[found[max(0, len(found) - 1 - back)]][0] if found else None

@@ -31,7 +31,7 @@ from moa.normal import (
 from moa.ops import OPERATORS
 from moa.poly import Poly, var
 from moa.tile.formulas import base_two
-from moa.tile.place import MOST_SCATTERED, as_index, choose_lane, place, scattered, stride_kind
+from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, scattered, stride_kind
 from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Map, Nest, Reduce, Tile, TileAxis, TileStmt
 
@@ -58,6 +58,7 @@ class Statements(ABC):
         self.plan = plan
         self.name = name
         self.row = row if plan.strategy.rows > 1 else None
+        self.lanes = self.row if plan.strategy.rows_in_lanes else None  # the row, where it is in lanes
         self.axes: dict[str, TileAxis] = {}
         for v, extent in items:
             self.axes[v] = TileAxis(v, "item", extent, plan.strategy.rows if v == row else 1)
@@ -105,9 +106,9 @@ class Statements(ABC):
         return self.axes[v].step != 1
 
     def order(self, names: Iterable[str], lane: str | None) -> tuple[str, ...]:
-        """Axes of a tile: as given, with the lane axis (or the row axis) last, contiguous."""
+        """Axes of a tile: as given, with the lane axis (or that of rows in lanes) last, contiguous."""
         out = list(names)
-        last = lane if lane in out else self.row
+        last = lane if lane in out else self.lanes
         if last in out:
             out.remove(last)
             out.append(last)
@@ -198,9 +199,9 @@ class Statements(ABC):
         def reused(array: str, index: Index) -> bool:
             return self.packable(array, index) and not set(names) <= {v for p in index for v in p.vars()}
 
-        axes = [self.axes[v] for v in names]
+        axes = [self.axes[v] for v in names if v != self.row or v == self.lanes]
         return choose_lane(
-            axes, target, value, over, self.row, self.plan.strategy, free, reused, self.plan.memory.__contains__
+            axes, target, value, over, self.lanes, self.plan.strategy, free, reused, self.plan.memory.__contains__
         )
 
     def integral(self, target: Scalar) -> bool:
@@ -235,9 +236,15 @@ class Statements(ABC):
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
         if over and lane is not None and scope.loop is not None and self.plan.strategy.staged:
             statement = replace(statement, value=self.staged(statement.value, lane, loops[-1:], scope))
-        static = frozenset({self.row} if self.row else ())
-        whole = isinstance(statement, Reduce) and self.integral(statement.target)  # not in the lanes of others
-        place(scope.out, statement, loops, lane, static, self.plan.strategy, whole)
+        s = self.plan.strategy
+        around = Around(
+            frozenset({self.lanes} if self.lanes else ()),
+            self.row if self.row != self.lanes else None,
+            scope.loop,
+            0 if lane is None else (self.axes[lane].capacity.as_int() or 0) // s.width,
+            isinstance(statement, Reduce) and self.integral(statement.target),  # not in the lanes of others
+        )
+        place(scope.out, statement, loops, lane, s, around)
 
     def staged(self, value: Scalar, lane: str, block: tuple[str, ...], scope: Scope) -> Scalar:
         """The value with matrices that are the same in all lanes read from tiles, copied before; `block` is contiguous.
