@@ -114,6 +114,9 @@ class Printer(Family):
                 return f"{args[0]}[{s.attrs[0]}]" if isinstance(s.args[0], Name) else f"({args[0]})[{s.attrs[0]}]"
             case "reduce":
                 return self.reduce(s.attrs[0], args[0])
+            case "test":
+                element, relation = s.attrs
+                return f"MOA_TEST_{element}({relation}, {RELATIONS[relation]}, {', '.join(args)})"
             case "load":
                 return self.load_vector(s, result, args)
             case "loadm":

@@ -197,6 +197,12 @@ typedef __mmaskMASK moa_m;
 #define MOA_STOREM(p, i, x, m) _mm512_mask_storeu_PS((p) + (i) * LANE, m, x)
 #define MOA_LANE(m, k) ((m) >> (k) & 1)
 #define MOA_TEST(bytes) MOA_WCMP(ne, !=, __builtin_convertvector(bytes, moa_w), (moa_w){0})
+#define MOA_TEST_8(name, p, i, x, m) \
+    _mm512_mask_cmp_epi64_mask((__mmask8)(m), \
+        _mm512_maskz_loadu_epi64((__mmask8)(m), (const void *)((p) + (i) * 8)), _mm512_set1_epi64(x), MOA_WCMP_##name)
+#define MOA_TEST_i64(name, op, p, i, x, m) \
+    ((moa_m)(MOA_TEST_8(name, p, i, x, m) | (WIDTH > 8 ? MOA_TEST_8(name, p, (i) + 8, x, (m) >> 8) << 8 : 0)))
+#define MOA_SET(m, k) m = (moa_m)(m | (moa_m)(1u << (k)))
 #else
 typedef moa_w moa_m;
 #define MOA_TRUE (~(moa_w){0})
@@ -213,7 +219,15 @@ typedef moa_w moa_m;
 #define MOA_WMAX(a, b) MOA_WSELECT((moa_w)((a) > (b)), a, b)
 #define MOA_LANE(m, k) ((m)[k] != 0)
 #define MOA_TEST(bytes) ((moa_m)(__builtin_convertvector(bytes, moa_w) != 0))
+#define MOA_TEST_i64(name, op, p, i, x, m) MOA_TEST_EACH(int64_t, op, p, i, x, m)
+#define MOA_SET(m, k) m[k] = -1
 #endif
+
+#define MOA_TEST_u8(name, op, p, i, x, m) MOA_TEST_EACH(uint8_t, op, p, i, x, m)
+#define MOA_TEST_EACH(element, op, p, i, x, m) __extension__({ \
+    const moa_m m_ = (m); const element *a_ = (const element *)(const void *)((p) + (i) * (int64_t)sizeof(element)); \
+    moa_m r_ = MOA_FALSE; for (int k_ = 0; k_ < WIDTH; k_++) if (MOA_LANE(m_, k_) && a_[k_] op (x)) MOA_SET(r_, k_); \
+    r_; })
 
 #if defined(__AVX__) && MOA_BYTES == 32
 #define MOA_SELECT(m, a, b) _mm256_blendv_PS(b, a, (M256)(m))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from moa.backends.llvm_elements import load, store
+from moa.backends.llvm_elements import load, store, tested
 from moa.backends.llvm_floats import fraction, mantissa_or_exponent, scale
 from moa.backends.llvm_text import MEMORY, Target, Text, host, suffix
 from moa.loops import Arg, CallFn, Const, Fn, For, If, Loops, Op, Stmt
@@ -210,6 +210,8 @@ class Printer(Text):
                 return self.argument(s)
             case "offset":
                 return f"getelementptr {MEMORY[s.attrs[0]]}, ptr {args[0]}, i64 {args[1]}"
+            case "test":
+                return tested(self, s, args)
             case "load" | "loadm":
                 return load(self, s, args)
             case "prefetch":  # into the second cache: the first one holds the round that is computed

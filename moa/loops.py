@@ -37,6 +37,8 @@ Instructions (result type <- operand types):
     load    f, v, i, b, m <- p i   attrs (element, aligned): element i of the array at p, or
                                    width of them from there; aligned: the address is width-aligned
     loadm                                v <- p i m        masked-off lanes are 0 and are not read
+    test                                 m <- p i i m   attrs (element, relation): element i + lane (i64 or u8)
+                                   against the third operand; masked-off lanes are not read, and off
     store                                () <- p i x       attrs (element, aligned)
     storem                               () <- p i x m
     prefetch                             () <- p i     attrs (element,): element i may be read soon; it need not exist

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from moa.domains import TileRange
+from moa.laws.split import conjuncts
 from moa.normal import (
     TRUE,
     Cond,
@@ -32,8 +33,9 @@ from moa.poly import const, var
 from moa.tile.formulas import renamed_fold
 from moa.tile.place import as_index
 from moa.tile.plan import NeedStore
+from moa.tile.sift import separable
 from moa.tile.statements import Scope, Statements
-from moa.tiles import Loop, Map, Phase, Reduce, Tile, TileAxis, TileStmt, When
+from moa.tiles import Loop, Map, Phase, Reduce, Sift, Tile, TileAxis, TileStmt, When
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +165,15 @@ class PhaseBuilder(Statements):
         suffix = "" if not self.folds else f"'{len(self.folds)}"
         done = self.folds[key] = renamed_fold(fold, names, suffix)
         self.fold_start(done)
+        data = self.sifted(done)
         for r in self.ranges(done):
             if r.kind != "classified":
                 body = self.round(done, r.kind == "partial")
+                if data:
+                    every = self.round(done, r.kind == "partial", data)
+                    body = (Sift(data, done.axis[0], every, body),)
+                    self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind, data))
+                    continue
             else:
                 body = self.round(done, True)
                 if not r.full.is_false:
@@ -175,10 +183,16 @@ class PhaseBuilder(Statements):
             self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind))
         return done
 
-    def round(self, fold: Fold, partial: bool) -> tuple[TileStmt, ...]:
-        """The statements for one tile of the fold's axis."""
+    def sifted(self, fold: Fold) -> tuple[Cond, ...]:
+        """The conditions on data of a fold's domain of which a tile can be tested at once."""
+        if self.plan.strategy.warps or any(m.domain != fold.domain for m in fold.members):
+            return ()
+        return tuple(c for c in self.plan.tested(fold.domain) if separable(c, fold.axis[0], self.row, self.items))
+
+    def round(self, fold: Fold, partial: bool, known: tuple[Cond, ...] = ()) -> tuple[TileStmt, ...]:
+        """The statements for one tile of the fold's axis, of whose domain the conditions `known` hold everywhere."""
         body = Scope(self.scope, fold.axis[0])
-        self.fold_body(fold, body, partial)
+        self.fold_body(fold, body, partial, known)
         return tuple(body.out)
 
     def ranges(self, fold: Fold) -> tuple[TileRange, ...]:
@@ -205,7 +219,7 @@ class PhaseBuilder(Statements):
                 self.states[n] = (n, positions)
             self.emit(Map(load(name, as_index(axes)), self.resolve(r, self.scope)), self.scope)
 
-    def fold_body(self, fold: Fold, scope: Scope, partial: bool) -> None:
+    def fold_body(self, fold: Fold, scope: Scope, partial: bool, known: tuple[Cond, ...] = ()) -> None:
         """Emits one round: for each member, its references, the move of its state, and what it adds."""
         names = fold.references()
         updated: set[Scalar] = set()
@@ -219,6 +233,8 @@ class PhaseBuilder(Statements):
             if m.move:
                 self.move(fold, m, scope)
             domain = self.plan.mask(m.domain, fold.domain, partial)
+            if known:
+                domain = both(*(c for c in conjuncts(domain) if c not in known))
             for k in range(m.width):
                 self.add(m, k, domain, scope)
 

@@ -185,18 +185,32 @@ def joins(
     return True
 
 
+def lane_load(p: Poly, lane: str) -> tuple[int, str, Index, Poly] | None:
+    """(sign, array, index, rest): p = sign * array[index] + rest, and only the array moves along the lanes, by one."""
+    moving = [(m, c) for m, c in p.terms if lane in Poly({m: c}).vars()]
+    if len(moving) != 1 or len(moving[0][0]) != 1 or moving[0][1] not in (1, -1):
+        return None
+    ((a,), c) = moving[0]
+    if a.kind != "load" or stride_kind(a.args, lane) != "unit":
+        return None
+    return int(c), a.name, a.args, p - Poly({(a,): c})
+
+
 def scattered(value: Scalar, lane: str) -> int:
     """How many integers each lane makes on its own in a value: those of indices and conditions that are not linear."""
     found = [p for s in subterms(value) if s.op == "select" for p in cond_polys(s.args[0])]
     found += [p for s in subterms(value) if s.op == "int" for p in s.args]
     found += [p for _, index in loads(value) for p in index if stride_kind(index, lane) == "strided"]
-    return sum(len(p.atoms()) for p in dict.fromkeys(found) if lane in p.vars() and p.coefficient(lane) is None)
+    alone = [p for p in dict.fromkeys(found) if lane in p.vars() and p.coefficient(lane) is None]
+    return sum(len(p.atoms()) for p in alone if lane_load(p, lane) is None)
 
 
 def lane_by_lane(statement: Map | Reduce, lane: str | None) -> bool:
     """Whether a condition in it is made for each lane on its own: a block of such statements would be long code."""
     return lane is not None and any(
-        lane in p.vars() and ((c := p.coefficient(lane)) is None or c.as_int() not in (1, -1))
+        lane in p.vars()
+        and ((c := p.coefficient(lane)) is None or c.as_int() not in (1, -1))
+        and lane_load(p, lane) is None
         for s in subterms(statement.value)
         if s.op == "select"
         for p in cond_polys(s.args[0])

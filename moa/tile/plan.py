@@ -105,6 +105,11 @@ class Plan:
             found = tile_ranges(affine, row, rows, red, s.keys, extents, outer)
         return tuple(replace(r, hi=minimum(r.hi, end)) for r in found) if found_ends else found
 
+    def tested(self, domain: Cond) -> tuple[Cond, ...]:
+        """The conjuncts of a domain that are conditions on data."""
+        _, rest = split(domain, sorted(domain.vars()), "", ())
+        return tuple(sorted(conjuncts(rest), key=str)) if not rest.is_true else ()
+
     def mask(self, own: Cond, union: Cond, partial: bool) -> Cond:
         """What must still be tested per element of a member's domain inside tiles of the union of domains."""
         if own.is_true:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from moa.normal import Scalar, load, loads, map_scalar
-from moa.tiles import Loop, Map, Nest, Phase, Reduce, TileStmt, When
+from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, TileStmt, When
 
 
 def reuse(phase: Phase) -> Phase:
@@ -36,6 +36,9 @@ def _visit(body: tuple[TileStmt, ...], phase: Phase, names: dict[str, str], afte
             case When():
                 _visit(x.body, phase, names, later)
                 _visit(x.other, phase, names, later)
+            case Sift():
+                _visit(x.every, phase, names, later)
+                _visit(x.some, phase, names, later)
             case Nest():
                 _nest(x, phase, names, later)
 
@@ -78,6 +81,8 @@ def _statements(body: Iterable[TileStmt]) -> Iterable[Map | Reduce]:
                 yield from _statements(x.body)
             case When():
                 yield from _statements((*x.body, *x.other))
+            case Sift():
+                yield from _statements((*x.every, *x.some))
             case Nest():
                 yield from x.statements
 
@@ -115,6 +120,10 @@ def _renamed(s: TileStmt, final: object) -> TileStmt:
         case When():
             return replace(
                 s, body=tuple(_renamed(x, final) for x in s.body), other=tuple(_renamed(x, final) for x in s.other)
+            )
+        case Sift():
+            return replace(
+                s, every=tuple(_renamed(x, final) for x in s.every), some=tuple(_renamed(x, final) for x in s.some)
             )
         case Nest():
             return replace(
