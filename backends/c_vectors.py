@@ -150,8 +150,10 @@ typedef uint8_t moa_vu8 __attribute__((vector_size(WIDTH), aligned(1), may_alias
 #define MOA_INSERT(v, k, x) __extension__({ moa_v r_ = (v); r_[k] = (x); r_; })
 #if defined(__clang__)
 #define MOA_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#define MOA_SHUFFLE_TWO(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define MOA_SHUFFLE(v, ...) __builtin_shuffle(v, (moa_w){__VA_ARGS__})
+#define MOA_SHUFFLE_TWO(a, b, ...) __builtin_shuffle(a, b, (moa_w){__VA_ARGS__})
 #endif
 #define MOA_EACH(f, ...) __extension__({ moa_v r_; for (int k_ = 0; k_ < WIDTH; k_++) r_[k_] = f(__VA_ARGS__); r_; })
 #define MOA_WADD(a, b) ((moa_w)((moa_x)(a) + (moa_x)(b)))

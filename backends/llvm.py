@@ -202,6 +202,11 @@ class Printer(Text):
                 return mantissa_or_exponent(self, s.op, kind, type_, args[0])
             case "reduce":
                 return self.reduce(s.attrs[0], args[0])
+            case "turn":
+                step, half = s.attrs
+                own = [k - k % (2 * step) + half * step + k % step for k in range(self.width)]
+                order = ", ".join(f"i32 {x + self.width * (k // step % 2)}" for k, x in enumerate(own))
+                return f"shufflevector {type_} {args[0]}, {type_} {args[1]}, <{self.width} x i32> <{order}>"
             case "insert":
                 return f"insertelement {type_} {args[0]}, {self.float} {args[1]}, i64 {s.attrs[0]}"
             case "extract":

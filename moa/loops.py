@@ -30,6 +30,8 @@ Instructions (result type <- operand types):
     reduce                               f <- v     attrs (operator,): add mul max min maxn minn (NaN as fmax .. fminn);
                                                            lane i with lane i + width / 2, until one is left
     insert v<-v f, extract f<-v          attrs (lane,)
+    turn                                 v <- v v       attrs (step, half): of pairs of groups of `step` lanes the
+                                                           first (half 0) or second one, of both operands in turn
     pick                                 f <- v i: the lane of that number, in a loop over lanes
     arg    i, f or p <- ()   attrs (slot,): slot of the packed arguments, 8 bytes each; f is
                                                            stored as a double

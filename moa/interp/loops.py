@@ -265,6 +265,10 @@ class Machine:
                 held, used = self.place(p, i, self.width, element, False, np.broadcast_to(mask, self.width))
                 value = np.zeros(self.width, np.bool_)
                 value[used] = RELATIONS[relation](held[used - used[:1]], x)
+            case "turn", [x, y]:
+                step, half = s.attrs
+                pairs = np.stack([v.reshape(-1, 2, step)[:, half] for v in (x, y)], axis=1)
+                value = pairs.reshape(self.width)
             case ("prefetch", [_, _]) | ("barrier", []):
                 return None
             case (("store" | "storem"), [p, i, x, *mask]):

@@ -16,6 +16,8 @@ from moa.lower.memory import Place, Store
 from moa.lower.values import BINARY, Values
 from moa.normal import Scalar, lit, loads
 from moa.ops import OPERATORS
+from moa.poly import Poly, const
+from moa.tile.place import turned
 from moa.tiles import Map, Nest, Reduce
 
 LONG = 1 << 30
@@ -245,6 +247,7 @@ class NestLowering(Values):
     def block(self, places: list[Place], cross: list[Reduce], carried: list[Arg]) -> list[Arg]:
         """All statements on one block: `places` are its vectors (or elements)."""
         carried = list(carried)
+        self.turn(places)
         first = 0
         for s in self.nest.statements:
             if isinstance(s, Reduce) and s in cross:
@@ -262,6 +265,32 @@ class NestLowering(Values):
                     self.write(s.target, self.value_for(s.target, s.value, p), p)
         self.flush()
         return carried
+
+    def turn(self, places: list[Place]) -> None:
+        """Loads that are strided along the lanes: whole vectors along the block, transposed in registers."""
+        w, b = self.store.width, self.b
+        if self.store.warps or not self.nest.loops or len(places) != w or w == 1 or self.nest.loops[-1][1] != w:
+            return
+        axis = self.nest.loops[-1][0]
+        for s in turned(self.nest, axis):
+            array, index = s.args
+            if self.store.strides[array][-1] != const(1) or not self.within(array, index[-1]):
+                continue
+            lines: list[Arg] = []
+            for at in list(self.lane_places(places[0])):
+                pointer, offset, element = self.offset(array, index, at)
+                lines.append(b.here("v", "load", pointer, self.address.poly(offset, self.env), attrs=(element, False)))
+            step = 1
+            while step < w:
+                for k in (k for k in range(w) if not k & step):
+                    pair = lines[k], lines[k + step]
+                    lines[k], lines[k + step] = (b.pure("v", "turn", *pair, attrs=(step, half)) for half in (0, 1))
+                step *= 2
+            for p, line in zip(places, lines, strict=True):
+                self.frames[-1].memo[s, tuple((v, p[v]) for v in sorted(s.vars()) if v in p)] = line
+
+    def within(self, array: str, p: Poly) -> bool:
+        return array in self.store.tiles or self.inside(p, self.store.shapes[array][-1])
 
     def guarded(self, s: Reduce, value: Arg) -> Arg:
         """The value with the idle lanes of the last vector at the identity, where lanes are reduced."""

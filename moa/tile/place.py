@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from moa.normal import Index, Scalar, cond_polys, loads, subterms
+from moa.normal import Index, Scalar, cond_polys, load, loads, subterms
 from moa.poly import Poly
 from moa.tile.strategy import Strategy
 from moa.tiles import Map, Nest, Reduce, TileAxis, TileStmt
@@ -18,6 +18,7 @@ MOST_SCATTERED = 24  # integers that each lane makes on its own: beyond them, on
 ACCUMULATORS = 16  # of a register block: half of the registers, and enough to hide how long a multiply-add takes
 MOST_VECTORS, SHORT_BLOCK = 8, 4  # of them along the lanes, and along another axis where both are many
 STREAMS = 2  # rows of an array that are read at once where several share them; else 1: memory is fastest in order
+MOST_TURNED = 12  # terms of what is computed with transposed loads: as many copies of it as there are lanes
 INSIDE = 1 / 16  # what is done once for a whole reduction, beside what is done for each of its elements
 
 
@@ -106,7 +107,7 @@ def place(
     around: Around,
 ) -> None:
     """Appends a statement to the last nest of `body` where that keeps its meaning, else to a new one."""
-    alone = around.alone or lane_by_lane(statement, lane)
+    alone = around.alone or lane_by_lane(statement, lane) or (not s.warps and bool(body) and turns(body[-1]))
     if not alone and body and isinstance(body[-1], Nest) and joins(body[-1], statement, loops, lane, around.static):
         nest = body[-1]
         body[-1] = blocked(replace(nest, statements=(*nest.statements, statement)), statement, s, around)
@@ -126,6 +127,8 @@ def blocked(nest: Nest, statement: Map | Reduce, s: Strategy, around: Around) ->
     inside = isinstance(statement, Reduce) and any(a not in (*own, nest.lane) for a in statement.over)
     across = horizontal(statement, own, nest.lane)
     sizes = dict(nest.loops)
+    if own and not s.warps and turned(nest, own[-1]):
+        return replace(nest, loops=(*nest.loops[:-1], (own[-1], s.width)))
     if own:
         sizes[own[-1]] = max(sizes[own[-1]], s.block if inside else s.map_block)
     if s.warps or nest.lane is None or nest.lane in around.static or not (inside or across):
@@ -141,6 +144,28 @@ def blocked(nest: Nest, statement: Map | Reduce, s: Strategy, around: Around) ->
         sizes[own[-1]] = min(sizes[own[-1]], SHORT_BLOCK)
     most = ACCUMULATORS // sizes[own[-1]] if own else MOST_VECTORS
     return replace(nest, loops=tuple(sizes.items()), vectors=max(nest.vectors, together(around.vectors, most)))
+
+
+def turned(nest: Nest, axis: str) -> tuple[Scalar, ...]:
+    """The loads that are strided along the lanes and contiguous along an axis, if the nest does little but them.
+
+    A block of as many positions as lanes is loaded along the axis and transposed in registers.
+    """
+    lane = nest.lane
+    if lane is None or any(isinstance(x, Reduce) or lane_by_lane(x, lane) for x in nest.statements):
+        return ()
+    if sum(len(list(subterms(x.value))) for x in nest.statements) > MOST_TURNED:
+        return ()
+    found = dict.fromkeys((a, index) for x in nest.statements for a, index in loads(x.value))
+    return tuple(
+        load(a, index)
+        for a, index in found
+        if index and stride_kind(index, lane) == "strided" and stride_kind(index, axis) == "unit"
+    )
+
+
+def turns(s: TileStmt) -> bool:
+    return isinstance(s, Nest) and bool(s.loops) and bool(turned(s, s.loops[-1][0]))
 
 
 def together(count: int, most: int) -> int:

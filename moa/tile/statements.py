@@ -220,7 +220,7 @@ class Statements(ABC):
             self.axes[v].role == "loop" for p in index for v in p.vars() if v in self.axes
         )
 
-    def emit(self, statement: Map | Reduce, scope: Scope) -> None:
+    def emit(self, statement: Map | Reduce, scope: Scope, alone: bool = False) -> None:
         value = statement.value
         if scope.loop is not None and any(
             array.removesuffix(".old") in self.plan.references for array, _ in loads(value)
@@ -234,6 +234,8 @@ class Statements(ABC):
         if lane is not None and scope.loop is not None:
             statement = replace(statement, value=self.packed(statement.value, lane))
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
+        if lane is not None and lane == self.lanes and scope.loop is not None and loops and not over:
+            statement = replace(statement, value=self.turned(statement.value, lane, loops[-1], scope))
         if over and lane is not None and scope.loop is not None and self.plan.strategy.staged:
             statement = replace(statement, value=self.staged(statement.value, lane, loops[-1:], scope))
         s = self.plan.strategy
@@ -242,9 +244,35 @@ class Statements(ABC):
             self.row if self.row != self.lanes else None,
             scope.loop,
             0 if lane is None else (self.axes[lane].capacity.as_int() or 0) // s.width,
-            isinstance(statement, Reduce) and self.integral(statement.target),  # not in the lanes of others
+            alone or (isinstance(statement, Reduce) and self.integral(statement.target)),  # not in the lanes of others
         )
         place(scope.out, statement, loops, lane, s, around)
+
+    def turned(self, value: Scalar, lane: str, axis: str, scope: Scope) -> Scalar:
+        """The value with matrices that are strided along the lanes and contiguous along an axis read from tiles.
+
+        A tile is copied before, by transposing; but not where it is all that is done.
+        """
+        if self.plan.strategy.warps or self.plan.strategy.width == 1 or value.op == "load":
+            return value
+
+        def node(x: Scalar) -> Scalar | None:
+            if x.op != "load" or x.args[0] not in self.plan.memory or self.plan.memory[x.args[0]].kind != "f":
+                return None
+            index = x.args[1]
+            if stride_kind(index, lane) != "strided" or stride_kind(index, axis) != "unit":
+                return None
+            names = [v for v in self.axes if self.tiled(v) and any(v in p.vars() for p in index)]
+            key = ("turned", *x.args)
+            if scope.find(key) is None:
+                axes = self.order(names, lane)
+                tile = self.tile_for(f"{x.args[0]}.t", index, axes, scope)
+                scope.memo[key] = load(tile, as_index(axes))
+                self.emit(Map(scope.memo[key], x), scope, alone=True)
+                earlier(scope.out, x.args[0])
+            return scope.find(key)
+
+        return map_scalar(value, node)
 
     def staged(self, value: Scalar, lane: str, block: tuple[str, ...], scope: Scope) -> Scalar:
         """The value with matrices that are the same in all lanes read from tiles, copied before; `block` is contiguous.
