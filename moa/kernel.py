@@ -378,7 +378,8 @@ class Kernel:
         key = (ranks, form, tuple(sorted(fixed.items())), unit, rows, row)
         if key not in self._variants:
             block, few = 4 * VECTORS // max(vectors, 1), 4 if self._element == "f32" else 1
-            strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), few, row=-row)
+            precise = self._element == "f32"
+            strategy = Strategy(width, rows, KEYS[self._element], min(block, 8), few, row=-row, inverses=precise)
             self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
         return self._variants[key]
 
@@ -426,7 +427,8 @@ class Kernel:
         width = width or host().width(self._element)
         if width not in self._many_rows:
             d = self.derivation
-            strategy = Strategy(width, VECTORS * width, KEYS[self._element], 4, 4 if self._element == "f32" else 2)
+            single = self._element == "f32"
+            strategy = Strategy(width, VECTORS * width, KEYS[self._element], 4, 4 if single else 2, inverses=single)
             own = frozenset(p.name for p in d.program.inputs) | _intermediates(d)
             self._many_rows[width] = place(d, strategy, self._element, {}, own, self._stored)
         return self._many_rows[width]

@@ -221,8 +221,7 @@ class Memory:
             pointer, offset, element = self.offset(array, index, place)
             at = self.address.poly(offset, self.env)
             mask = None if in_tile else self.lane_mask(place)
-            if not in_tile:
-                self.prefetch(array, index, place)
+            self.prefetch(array, index, place)
         else:  # shifted: lanes outside the axis are not read
             start, extent = self.address.poly(last, self.env), self.store.shapes[array][-1]
             upper = self.b.isub(self.address.poly(extent, self.env), start)
@@ -243,7 +242,7 @@ class Memory:
     def prefetch(self, array: str, index: Index, place: Place) -> None:
         """Asks for the same vector of the next round of the loop that the nest looks ahead in."""
         axis = self.nest.ahead
-        if axis is None or not any(axis in p.vars() for p in index):
+        if axis is None or array in self.store.tiles or not any(axis in p.vars() for p in index):
             return
         symbol, base = place[axis]
         further = {**place, axis: (symbol, base + self.store.axes[axis].step)}

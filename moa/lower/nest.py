@@ -279,6 +279,7 @@ class NestLowering(Values):
             lines: list[Arg] = []
             for at in list(self.lane_places(places[0])):
                 pointer, offset, element = self.offset(array, index, at)
+                self.prefetch(array, index, at)
                 lines.append(b.here("v", "load", pointer, self.address.poly(offset, self.env), attrs=(element, False)))
             step = 1
             while step < w:

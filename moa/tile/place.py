@@ -128,7 +128,8 @@ def blocked(nest: Nest, statement: Map | Reduce, s: Strategy, around: Around) ->
     across = horizontal(statement, own, nest.lane)
     sizes = dict(nest.loops)
     if own and not s.warps and turned(nest, own[-1]):
-        return replace(nest, loops=(*nest.loops[:-1], (own[-1], s.width)))
+        ahead = around.axis if own[-1] == around.axis else None
+        return replace(nest, loops=(*nest.loops[:-1], (own[-1], s.width)), ahead=ahead)
     if own:
         sizes[own[-1]] = max(sizes[own[-1]], s.block if inside else s.map_block)
     if s.warps or nest.lane is None or nest.lane in around.static or not (inside or across):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from moa.domains import TileRange, split, tile_ranges
 from moa.laws.split import conjuncts
-from moa.normal import TRUE, Cond, Eq, Fold, Member, Normal, Scalar, apply, both, choose, loads, map_cond
+from moa.normal import TRUE, Cond, Eq, Fold, Member, Normal, Scalar, apply, both, choose, lit, loads, map_cond
 from moa.poly import Poly, const, minimum, var
 from moa.tile.strategy import Strategy
 from moa.tiles import Array
@@ -70,8 +70,11 @@ class Plan:
         )
         self.references = {n for f in self.folds.values() for n in f.references().values()}
 
-    def hosted(self, s: Scalar) -> Scalar:
-        """s with each largest part that has no index variable and reads no array made a host scalar."""
+    def hosted(self, s: Scalar, inverse: bool = False) -> Scalar:
+        """s with each largest part that has no index variable and reads no array made a host scalar.
+
+        inverse  a division by one is a multiplication by its inverse, which is rounded as often: once
+        """
         if s.op in ("lit", "load", "ref"):
             return s
         if not s.vars() and not loads(s) and not (s.op == "param" and s.args[0].startswith("host#")):
@@ -80,8 +83,10 @@ class Plan:
             return Scalar("param", (self.hosts[s],))
         if s.op == "select":
             c = map_cond(s.args[0], lambda p: p, self.hosted)
-            return choose(c, self.hosted(s.args[1]), self.hosted(s.args[2]))
-        return apply(s.op, *(self.hosted(x) for x in s.operands)) if s.operands else s
+            return choose(c, self.hosted(s.args[1], inverse), self.hosted(s.args[2], inverse))
+        if s.op == "div" and inverse and not s.args[1].vars() and not loads(s.args[1]):
+            return apply("mul", self.hosted(s.args[0], inverse), self.hosted(apply("div", lit(1), s.args[1])))
+        return apply(s.op, *(self.hosted(x, inverse) for x in s.operands)) if s.operands else s
 
     def ranges(
         self, domain: Cond, row: str | None, red: str, extents: Mapping[str, Poly], items: tuple[str, ...]

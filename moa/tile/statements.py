@@ -226,7 +226,8 @@ class Statements(ABC):
             array.removesuffix(".old") in self.plan.references for array, _ in loads(value)
         ):
             value = base_two(value)
-        statement = replace(statement, value=self.plan.hosted(value))
+        inverse = self.plan.strategy.inverses and scope.loop is not None
+        statement = replace(statement, value=self.plan.hosted(value, inverse))
         over = statement.over if isinstance(statement, Reduce) else ()
         lane = self.lane(statement.target, statement.value, over)
         if lane is not None and scattered(statement.value, lane) > MOST_SCATTERED:

@@ -18,6 +18,7 @@ class Strategy:
     granule     ranges of a domain are cut at multiples of this
     warps       that share a work item, of `width` threads each; 0 where one thread does all of it
     row         which axis is the row, of those whose values share the most loads: 0 the innermost, 1 the next, ..
+    inverses    host scalars are more precise than what is computed: inside loops one divides by multiplying
     staged      operands of products that are the same in all lanes are copied to scratch first
     """
 
@@ -30,6 +31,7 @@ class Strategy:
     warps: int = 0
     staged: bool = False
     row: int = 0
+    inverses: bool = False
 
     def __post_init__(self) -> None:
         assert self.rows < self.width or self.rows % self.width == 0, self
