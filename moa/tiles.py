@@ -80,12 +80,25 @@ class Reduce:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """The positions of an axis, lo .. hi, that one vector of rows visits, over the origin `row@v` of the vector."""
+
+    axis: str
+    lo: Poly
+    hi: Poly
+
+    def __str__(self) -> str:
+        return f"{self.axis} in {self.lo} .. {self.hi}"
+
+
+@dataclass(frozen=True, slots=True)
 class Nest:
     """Statements that share one loop over register blocks: the unit of lowering.
 
     loops    ((axis, block), ...): outermost first
     lane     the axis in the lanes of vectors, or None
     vectors  of the lane axis in a block, where it is not the row of the work item
+    bounds   what each vector of rows visits of an axis; vectors of rows are then a loop around the nest
     ahead    the axis of the loop around it for whose next round the arrays it reads by vectors are fetched, or None
     """
 
@@ -94,6 +107,7 @@ class Nest:
     statements: tuple[Map | Reduce, ...]
     vectors: int = 1
     ahead: str | None = None
+    bounds: Bounds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +234,8 @@ def tile_body_text(body: tuple[TileStmt, ...], depth: int) -> list[str]:
                 loops = ", ".join(f"{a} by {b}" for a, b in s.loops)
                 by = f" by {s.vectors}" if s.vectors > 1 else ""
                 ahead = f", {s.ahead} ahead" if s.ahead else ""
-                out.append(f"{pad}nest ({loops}) lanes {s.lane}{by}{ahead}:")
+                each = f", each vector {s.bounds}" if s.bounds else ""
+                out.append(f"{pad}nest ({loops}) lanes {s.lane}{by}{ahead}{each}:")
                 out += [f"{pad}  {x}" for x in s.statements]
     return out
 
@@ -231,7 +246,7 @@ def conds_text(conds: tuple[Cond, ...]) -> str:
 
 # fmt: off
 __all__ = [
-    "Array", "ArrayInput", "Axis", "Loop", "Map", "Nest", "Phase", "Reduce", "Sift", "Tile", "TileAxis", "Tiles",
-    "When",
+    "Array", "ArrayInput", "Axis", "Bounds", "Loop", "Map", "Nest", "Phase", "Reduce", "Sift", "Tile", "TileAxis",
+    "Tiles", "When",
 ]
 # fmt: on

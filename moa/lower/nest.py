@@ -18,7 +18,7 @@ from moa.normal import Scalar, lit, loads
 from moa.ops import OPERATORS
 from moa.poly import Poly, const
 from moa.tile.place import turned
-from moa.tiles import Map, Nest, Reduce
+from moa.tiles import Bounds, Map, Nest, Reduce
 
 LONG = 1 << 30
 COMBINE = BINARY | {"max_ref": "fmax", "min_ref": "fmin"}
@@ -33,7 +33,7 @@ class NestLowering(Values):
     ) -> None:
         super().__init__(store, b, address, workspace, outer, nest)
         # vectors of rows are unrolled, but where lanes are loaded on their own they are an outer loop
-        self.outside = self.rows and self.gathers()
+        self.outside = self.rows and (nest.bounds is not None or self.gathers())
         if store.warps and self.rows and not nest.loops and self.maps():
             self.outside = True  # each warp takes vectors of its own
         self.static = store.axes[nest.lane].step // store.width if nest.lane and self.rows and not self.outside else 0
@@ -41,9 +41,13 @@ class NestLowering(Values):
         self.partials = [(s, v) for s in self.cross for v in range(self.copies(s, self.static or 1))]
         self.shared = self.shared_axis() if store.warps else None
         self.warp: Arg | None = None
+        self.visited: dict[str, tuple[Arg, Arg]] = {}  # of axes of which not all is visited
 
     def lower(self) -> None:
         """The nest; where its warps share a reduction, `join` has to follow."""
+        if self.nest.bounds is not None:
+            self.vectors_in_bounds(self.nest.bounds)
+            return
         if not self.store.warps:
             self.finish(self.rounds([self.cross_start(*x) for x in self.partials]))
             return
@@ -126,6 +130,27 @@ class NestLowering(Values):
             self.locals[local] = body.index
             return self.loops(list(self.nest.loops), [{self.lane: (local, 0)}], [], [])
 
+    def vectors_in_bounds(self, bounds: Bounds) -> None:
+        """A loop over the vectors of rows that exist, each with the part of an axis that its rows may see."""
+        assert self.lane is not None
+        b, local = self.b, f"{self.lane}:l"
+        with b.loop(Const(0, "i"), self.count(self.lane), Const(self.store.width, "i"), []) as body, self.frame():
+            self.locals[local] = body.index
+            self.locals[f"{self.lane}@v"] = b.iadd(self.address.poly(self.origin(self.lane), self.env), body.index)
+            first, end, origin = (
+                self.address.poly(p, self.env) for p in (bounds.lo, bounds.hi, self.origin(bounds.axis))
+            )
+            lo = b.imax(b.isub(first, origin), Const(0, "i"))
+            hi = b.imin(b.isub(end, origin), self.count(bounds.axis))
+            self.visited[bounds.axis] = lo, b.imax(lo, hi)
+            place: Place = {self.lane: (local, 0)}
+            start = [self.cross_start(*x) for x in self.partials]
+            self.finish(self.loops(list(self.nest.loops), [place], self.cross, start))
+
+    def visit(self, axis: str) -> tuple[Arg, Arg]:
+        """From where to where a loop over an axis of tiles goes."""
+        return self.visited[axis] if axis in self.visited else (Const(0, "i"), self.count(axis))
+
     def vector_loop(self, end: Arg, lo: Arg | None = None) -> tuple[Arg, Arg, Arg]:
         """lo, hi, step of a loop over vectors of the lane axis."""
         if self.shared is not None and self.shared == self.lane:
@@ -147,7 +172,7 @@ class NestLowering(Values):
     def cross_place(self, s: Reduce, v: int) -> Place:
         if self.lane is None or self.lane in s.over:
             return {}
-        return {self.lane: ("", v * self.store.width)}
+        return {self.lane: ("" if self.nest.bounds is None else f"{self.lane}:l", v * self.store.width)}
 
     def cross_start(self, s: Reduce, v: int) -> Arg:
         kind: Type = "v" if self.lane is not None else "f"
@@ -169,13 +194,12 @@ class NestLowering(Values):
         if not dims:
             return self.lanes(places, cross, carried)
         (axis, block), *rest = dims
-        count = self.count(axis)
-        fixed = count.value if isinstance(count, Const) else None
-        lo: Arg = Const(0, "i")
+        lo, end = self.visit(axis)
+        fixed = end.value if isinstance(end, Const) and isinstance(lo, Const) else None
         sizes = [block, 1] if block > 1 and (fixed is None or int(fixed) % block) else [block]
         for size in sizes:
-            rest_count = self.b.pure("i", "imod", count, Const(size, "i")) if size > 1 else Const(0, "i")
-            whole = self.b.isub(count, rest_count)
+            rest_count = self.b.pure("i", "imod", self.b.isub(end, lo), Const(size, "i")) if size > 1 else Const(0, "i")
+            whole = self.b.isub(end, rest_count)
             carried = self.one_loop(axis, lo, whole, size, rest, places, cross, carried)
             lo = whole
         return carried
@@ -351,7 +375,7 @@ class NestLowering(Values):
                     out.append(self.accumulate(s, acc, value, product, here))
                 return out
             axis, *rest = over
-            with self.b.loop(Const(0, "i"), self.count(axis), Const(1, "i"), accs) as body, self.frame():
+            with self.b.loop(*self.visit(axis), Const(1, "i"), accs) as body, self.frame():
                 self.locals[f"{axis}:l"] = body.index
                 body.next = rounds(tuple(rest), {**place, axis: (f"{axis}:l", 0)}, list(body.phis))
             return list(body.results)

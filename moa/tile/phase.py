@@ -29,13 +29,14 @@ from moa.normal import (
     rename,
 )
 from moa.ops import OPERATORS
-from moa.poly import const, var
+from moa.poly import Poly, const, var
+from moa.tile.edges import bounded
 from moa.tile.formulas import renamed_fold
 from moa.tile.place import as_index
 from moa.tile.plan import NeedStore
 from moa.tile.sift import separable
 from moa.tile.statements import Scope, Statements
-from moa.tiles import Loop, Map, Phase, Reduce, Sift, Tile, TileAxis, TileStmt, When
+from moa.tiles import Bounds, Loop, Map, Phase, Reduce, Sift, Tile, TileAxis, TileStmt, When
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +167,12 @@ class PhaseBuilder(Statements):
         done = self.folds[key] = renamed_fold(fold, names, suffix)
         self.fold_start(done)
         data = self.sifted(done)
+        edges = self.edges(done)
         for r in self.ranges(done):
             if r.kind != "classified":
-                body = self.round(done, r.kind == "partial")
+                body = self.edged(self.round(done, r.kind == "partial"), r, edges)
                 if data:
-                    every = self.round(done, r.kind == "partial", data)
+                    every = self.edged(self.round(done, r.kind == "partial", data), r, edges)
                     body = (Sift(data, done.axis[0], every, body),)
                     self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind, data))
                     continue
@@ -182,6 +184,18 @@ class PhaseBuilder(Statements):
                     body = (When(negate(r.empty), body),)
             self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind))
         return done
+
+    def edges(self, fold: Fold) -> Bounds | None:
+        """What each vector of rows visits of the fold's axis, where rows are several vectors."""
+        s = self.plan.strategy
+        if self.lanes is None or s.warps or s.rows <= s.width or any(m.domain != fold.domain for m in fold.members):
+            return None
+        return self.plan.bounds(fold.domain, self.lanes, fold.axis[0], self.extents(fold), self.items)
+
+    def edged(self, body: tuple[TileStmt, ...], r: TileRange, edges: Bounds | None) -> tuple[TileStmt, ...]:
+        if edges is None or r.kind != "partial" or self.lanes is None:
+            return body
+        return bounded(body, edges, self.lanes, self.plan.strategy)
 
     def sifted(self, fold: Fold) -> tuple[Cond, ...]:
         """The conditions on data of a fold's domain of which a tile can be tested at once."""
@@ -196,8 +210,10 @@ class PhaseBuilder(Statements):
         return tuple(body.out)
 
     def ranges(self, fold: Fold) -> tuple[TileRange, ...]:
-        extents = {v: a.extent for v, a in self.axes.items() if a.role == "item"} | {fold.axis[0]: fold.axis[1]}
-        return self.plan.ranges(fold.domain, self.row, fold.axis[0], extents, self.items)
+        return self.plan.ranges(fold.domain, self.row, fold.axis[0], self.extents(fold), self.items)
+
+    def extents(self, fold: Fold) -> dict[str, Poly]:
+        return {v: a.extent for v, a in self.axes.items() if a.role == "item"} | {fold.axis[0]: fold.axis[1]}
 
     def fold_start(self, fold: Fold) -> None:
         """Emits the start states and references."""

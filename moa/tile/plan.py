@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from moa.domains import TileRange, split, tile_ranges
+from moa.domains import TileRange, split, tile_hull, tile_ranges
 from moa.laws.split import conjuncts
 from moa.normal import TRUE, Cond, Eq, Fold, Member, Normal, Scalar, apply, both, choose, lit, loads, map_cond
 from moa.poly import Poly, const, minimum, var
 from moa.tile.strategy import Strategy
-from moa.tiles import Array
+from moa.tiles import Array, Bounds
 
 
 class NeedStore(Exception):
@@ -109,6 +109,18 @@ class Plan:
         if any(r.kind == "classified" for r in found):
             found = tile_ranges(affine, row, rows, red, s.keys, extents, outer)
         return tuple(replace(r, hi=minimum(r.hi, end)) for r in found) if found_ends else found
+
+    def bounds(
+        self, domain: Cond, row: str, red: str, extents: Mapping[str, Poly], items: tuple[str, ...]
+    ) -> Bounds | None:
+        """What one vector of rows visits of a fold's axis, where that is known."""
+        affine, _ = split(domain, items, red, tuple(v for v in items if v != row))
+        s = self.strategy
+        found = tile_hull(affine, row, s.width, red, s.granule, extents, tuple(v for v in items if v != row))
+        if affine.is_true or found is None:
+            return None
+        lo, hi = (p.rename({f"{row}@0": var(f"{row}@v")}) for p in found)
+        return Bounds(red, lo, hi)
 
     def tested(self, domain: Cond) -> tuple[Cond, ...]:
         """The conjuncts of a domain that are conditions on data."""
