@@ -167,6 +167,8 @@ class PhaseLowering:
                 row_pad = BANK_BYTES // size if warps and len(t.axes) > 1 else 0
                 step = step * (rounded(capacity, width) + row_pad if k == 0 else capacity)
             strides[t.name] = tuple(reversed(steps))
+            if t.space == "block":
+                continue
             room = rounded(step * size, line) + (0 if warps else SKEW)
             if t.name in self.places:
                 shared[self.places[t.name]] = maximum(shared.get(self.places[t.name], const(0)), room)
@@ -193,6 +195,7 @@ class PhaseLowering:
             offsets,
             const(0),
             warps,
+            frozenset(t.name for t in phase.tiles if t.space == "block"),
         )
 
     def item_count(self) -> Poly:

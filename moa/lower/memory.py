@@ -32,6 +32,7 @@ class Store:
     offsets: dict[str, Poly]  # bytes in the workspace
     spill: Poly  # bytes: room for one vector, or for the partial results of every warp
     warps: int = 0  # that share a work item; 0 where one thread does all of it
+    inner: frozenset[str] = frozenset()  # tiles that are values of the blocks of nests, and nowhere in memory
 
 
 @dataclass(slots=True)

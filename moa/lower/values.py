@@ -226,5 +226,6 @@ class Values(Memory):
     def flush(self) -> None:
         """Stores every tile value of the block."""
         for (array, _), (value, index, place) in self.current.items():
-            self.store_at(array, index, value, place)
+            if array not in self.store.inner:
+                self.store_at(array, index, value, place)
         self.current.clear()

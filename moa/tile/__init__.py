@@ -15,7 +15,7 @@ from moa.poly import Poly, var
 from moa.tile.formulas import fold_uses
 from moa.tile.phase import PhaseBuilder, Target
 from moa.tile.plan import NeedStore, Plan, ends
-from moa.tile.reuse import reuse
+from moa.tile.reuse import inner, reuse
 from moa.tile.strategy import Strategy
 from moa.tiles import Phase, Tiles
 
@@ -57,8 +57,12 @@ def _attempt(plan: Plan) -> Tiles:
     if waiting:
         phases.append(_phase(plan, len(phases), waiting))
     arrays = tuple(plan.memory.values())
+
+    def done(p: Phase) -> Phase:
+        return reuse(p) if plan.strategy.warps else inner(reuse(p))
+
     hosts = tuple((name, s) for s, name in plan.hosts.items())
-    return Tiles(plan.normal.name, plan.normal.inputs, arrays, hosts, tuple(reuse(p) for p in phases))
+    return Tiles(plan.normal.name, plan.normal.inputs, arrays, hosts, tuple(done(p) for p in phases))
 
 
 def _in_memory(plan: Plan) -> list[Eq | Fold | Recurrence]:
