@@ -232,8 +232,9 @@ class Statements(ABC):
         lane = self.lane(statement.target, statement.value, over)
         if lane is not None and scattered(statement.value, lane) > MOST_SCATTERED:
             lane = None
-        if lane is not None and scope.loop is not None:
-            statement = replace(statement, value=self.packed(statement.value, lane))
+        if lane is not None and (scope.loop is not None or (over and not self.plan.strategy.warps)):
+            every = frozenset(self.statement_axes(statement.target, over)) if scope.loop is None else None
+            statement = replace(statement, value=self.packed(statement.value, lane, every))
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
         if lane is not None and lane == self.lanes and scope.loop is not None and loops and not over:
             statement = replace(statement, value=self.turned(statement.value, lane, loops[-1], scope))
@@ -300,11 +301,16 @@ class Statements(ABC):
 
         return map_scalar(value, node)
 
-    def packed(self, value: Scalar, lane: str) -> Scalar:
-        """The value with loop-invariant loads that are strided along the lanes read from a tile packed before."""
+    def packed(self, value: Scalar, lane: str, once: frozenset[str] | None = None) -> Scalar:
+        """The value with loop-invariant loads that are strided along the lanes read from a tile packed before.
+
+        A load that has all axes `once` of its statement is needed once, and stays.
+        """
 
         def node(x: Scalar) -> Scalar | None:
             if x.op != "load" or stride_kind(x.args[1], lane) != "strided" or not self.packable(*x.args):
+                return None
+            if once is not None and once <= {v for p in x.args[1] for v in p.vars()}:
                 return None
             key = ("pack", *x.args, lane)
             found = self.scope.find(key)
