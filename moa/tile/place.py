@@ -18,7 +18,8 @@ MOST_SCATTERED = 24  # integers that each lane makes on its own: beyond them, on
 ACCUMULATORS = 16  # of a register block: half of the registers, and enough to hide how long a multiply-add takes
 MOST_VECTORS, SHORT_BLOCK = 8, 4  # of them along the lanes, and along another axis where both are many
 STREAMS = 2  # rows of an array that are read at once where several share them; else 1: memory is fastest in order
-MOST_TURNED = 12  # terms of what is computed with transposed loads: as many copies of it as there are lanes
+MOST_TERMS = 12  # of what is computed in blocks of many vectors: there are as many copies of it
+FUNCTIONS, FUNCTION_TERMS = ("exp", "exp2", "log", "tanh", "erf"), 8
 INSIDE = 1 / 16  # what is done once for a whole reduction, beside what is done for each of its elements
 
 
@@ -144,6 +145,8 @@ def blocked(nest: Nest, statement: Map | Reduce, s: Strategy, around: Around) ->
     if own and own[-1] != around.row:
         sizes[own[-1]] = min(sizes[own[-1]], SHORT_BLOCK)
     most = ACCUMULATORS // sizes[own[-1]] if own else MOST_VECTORS
+    if terms(nest) > MOST_TERMS:
+        most = 1
     return replace(nest, loops=tuple(sizes.items()), vectors=max(nest.vectors, together(around.vectors, most)))
 
 
@@ -155,14 +158,28 @@ def turned(nest: Nest, axis: str) -> tuple[Scalar, ...]:
     lane = nest.lane
     if lane is None or any(isinstance(x, Reduce) or lane_by_lane(x, lane) for x in nest.statements):
         return ()
-    if sum(len(list(subterms(x.value))) for x in nest.statements) > MOST_TURNED:
+    if terms(nest) > MOST_TERMS:
         return ()
     found = dict.fromkeys((a, index) for x in nest.statements for a, index in loads(x.value))
     return tuple(
         load(a, index)
         for a, index in found
-        if index and stride_kind(index, lane) == "strided" and stride_kind(index, axis) == "unit"
+        if index and stride_kind(index, lane) == "strided" and stride_kind(index, axis) == "unit" and plain(index)
     )
+
+
+def plain(index: Index) -> bool:
+    """Whether an index is a polynomial of variables and sizes: an address that is cheap for each lane."""
+    return all(a.kind in ("var", "size", "int") for p in index for a in p.atoms())
+
+
+def terms(nest: Nest) -> int:
+    """How much there is to compute for one vector: operations, functions, and integers that are not polynomials."""
+    found = dict.fromkeys(y for x in nest.statements for y in subterms(x.value))
+    polys = [p for y in found if y.op == "select" for p in cond_polys(y.args[0])]
+    polys += [p for y in found if y.op in ("int", "load") for p in (y.args if y.op == "int" else y.args[1])]
+    functions = sum(FUNCTION_TERMS for y in found if y.op in FUNCTIONS)
+    return len(found) + functions + sum(len(p.atoms()) for p in polys if not plain((p,)))
 
 
 def turns(s: TileStmt) -> bool:

@@ -31,7 +31,7 @@ from moa.normal import (
 from moa.ops import OPERATORS
 from moa.poly import Poly, var
 from moa.tile.formulas import base_two
-from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, scattered, stride_kind
+from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, plain, scattered, stride_kind
 from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Map, Nest, Reduce, Tile, TileAxis, TileStmt
 
@@ -262,7 +262,7 @@ class Statements(ABC):
             if x.op != "load" or x.args[0] not in self.plan.memory or self.plan.memory[x.args[0]].kind != "f":
                 return None
             index = x.args[1]
-            if stride_kind(index, lane) != "strided" or stride_kind(index, axis) != "unit":
+            if stride_kind(index, lane) != "strided" or stride_kind(index, axis) != "unit" or not plain(index):
                 return None
             names = [v for v in self.axes if self.tiled(v) and any(v in p.vars() for p in index)]
             key = ("turned", *x.args)
