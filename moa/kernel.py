@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
@@ -370,8 +370,7 @@ class Kernel:
         width = host().width(self._element)
         rows_there, row = self._rows(ranks, form, sizes, width), 0
         if rows_there < width:  # another axis may be longer
-            beside = [(self._rows(ranks, form, sizes, width, k), -k) for k in range(1, MOST_ROW_AXES)]
-            rows_there, row = max(((rows_there, 0), *beside))
+            rows_there, row = max(self._row_axes(ranks, form, sizes, width))
         vectors = min(VECTORS, -(-rows_there // width))
         vectors = {3: 4}.get(vectors, vectors)
         rows = max(1, rows_there) if rows_there <= max(1, FEW_ROWS * width) else vectors * width
@@ -432,6 +431,13 @@ class Kernel:
             own = frozenset(p.name for p in d.program.inputs) | _intermediates(d)
             self._many_rows[width] = place(d, strategy, self._element, {}, own, self._stored)
         return self._many_rows[width]
+
+    def _row_axes(self, ranks: int, form: str, sizes: Mapping[str, int], width: int) -> Iterator[tuple[int, int]]:
+        """The extents of the axes that may be the row, and which they are, as numbers that fall from the innermost."""
+        for row in range(MOST_ROW_AXES):
+            yield self._rows(ranks, form, sizes, width, row), -row
+            if row and self._row_extents[ranks, form, row] == self._row_extents[ranks, form, row - 1]:
+                return
 
     def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int, row: int = 0) -> int:
         """The extent of the axis that work items tile: of those that may be, `row` from the innermost."""

@@ -30,7 +30,7 @@ CONDITIONS = {
     "either": "(j <= i) & (keep | (doc == 2))",
 }
 
-STRATEGIES = (MINIATURES[0], MINIATURES[4], MINIATURES[1])
+STRATEGIES = (MINIATURES[0], MINIATURES[4], MINIATURES[3])
 
 
 def given(condition: str, n: int, kind: str, seed: int = 0) -> Chain:
