@@ -112,8 +112,16 @@ class Printer(Family):
                 return self.insert(s, args)
             case "extract":
                 return f"{args[0]}[{s.attrs[0]}]" if isinstance(s.args[0], Name) else f"({args[0]})[{s.attrs[0]}]"
+            case "turn":
+                step, half = s.attrs
+                own = [k - k % (2 * step) + half * step + k % step for k in range(self.width)]
+                lanes = ", ".join(str(x + self.width * (k // step % 2)) for k, x in enumerate(own))
+                return f"MOA_SHUFFLE_TWO({args[0]}, {args[1]}, {lanes})"
             case "reduce":
                 return self.reduce(s.attrs[0], args[0])
+            case "test":
+                element, relation = s.attrs
+                return f"MOA_TEST_{element}({relation}, {RELATIONS[relation]}, {', '.join(args)})"
             case "load":
                 return self.load_vector(s, result, args)
             case "loadm":

@@ -146,11 +146,14 @@ typedef uint8_t moa_vu8 __attribute__((vector_size(WIDTH), aligned(1), may_alias
 #define MOA_SPLAT(x) ((moa_v){ALL_X})
 #define MOA_WSPLAT(x) ((moa_w){ALL_X})
 #define MOA_LANES ((moa_w){LANES})
+#define MOA_PREFETCH(p, i) __builtin_prefetch((const void *)((uintptr_t)(p) + (uintptr_t)(int64_t)(i)), 0, 2)
 #define MOA_INSERT(v, k, x) __extension__({ moa_v r_ = (v); r_[k] = (x); r_; })
 #if defined(__clang__)
 #define MOA_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#define MOA_SHUFFLE_TWO(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define MOA_SHUFFLE(v, ...) __builtin_shuffle(v, (moa_w){__VA_ARGS__})
+#define MOA_SHUFFLE_TWO(a, b, ...) __builtin_shuffle(a, b, (moa_w){__VA_ARGS__})
 #endif
 #define MOA_EACH(f, ...) __extension__({ moa_v r_; for (int k_ = 0; k_ < WIDTH; k_++) r_[k_] = f(__VA_ARGS__); r_; })
 #define MOA_WADD(a, b) ((moa_w)((moa_x)(a) + (moa_x)(b)))
@@ -196,6 +199,12 @@ typedef __mmaskMASK moa_m;
 #define MOA_STOREM(p, i, x, m) _mm512_mask_storeu_PS((p) + (i) * LANE, m, x)
 #define MOA_LANE(m, k) ((m) >> (k) & 1)
 #define MOA_TEST(bytes) MOA_WCMP(ne, !=, __builtin_convertvector(bytes, moa_w), (moa_w){0})
+#define MOA_TEST_8(name, p, i, x, m) \
+    _mm512_mask_cmp_epi64_mask((__mmask8)(m), \
+        _mm512_maskz_loadu_epi64((__mmask8)(m), (const void *)((p) + (i) * 8)), _mm512_set1_epi64(x), MOA_WCMP_##name)
+#define MOA_TEST_i64(name, op, p, i, x, m) \
+    ((moa_m)(MOA_TEST_8(name, p, i, x, m) | (WIDTH > 8 ? MOA_TEST_8(name, p, (i) + 8, x, (m) >> 8) << 8 : 0)))
+#define MOA_SET(m, k) m = (moa_m)(m | (moa_m)(1u << (k)))
 #else
 typedef moa_w moa_m;
 #define MOA_TRUE (~(moa_w){0})
@@ -212,7 +221,15 @@ typedef moa_w moa_m;
 #define MOA_WMAX(a, b) MOA_WSELECT((moa_w)((a) > (b)), a, b)
 #define MOA_LANE(m, k) ((m)[k] != 0)
 #define MOA_TEST(bytes) ((moa_m)(__builtin_convertvector(bytes, moa_w) != 0))
+#define MOA_TEST_i64(name, op, p, i, x, m) MOA_TEST_EACH(int64_t, op, p, i, x, m)
+#define MOA_SET(m, k) m[k] = -1
 #endif
+
+#define MOA_TEST_u8(name, op, p, i, x, m) MOA_TEST_EACH(uint8_t, op, p, i, x, m)
+#define MOA_TEST_EACH(element, op, p, i, x, m) __extension__({ \
+    const moa_m m_ = (m); const element *a_ = (const element *)(const void *)((p) + (i) * (int64_t)sizeof(element)); \
+    moa_m r_ = MOA_FALSE; for (int k_ = 0; k_ < WIDTH; k_++) if (MOA_LANE(m_, k_) && a_[k_] op (x)) MOA_SET(r_, k_); \
+    r_; })
 
 #if defined(__AVX__) && MOA_BYTES == 32
 #define MOA_SELECT(m, a, b) _mm256_blendv_PS(b, a, (M256)(m))

@@ -275,6 +275,8 @@ class Family:
                 return self.argument(s)
             case "offset":
                 return f"{args[0]} + {self.scaled(s.args[1], ELEMENT_BYTES[s.attrs[0]])}"
+            case "prefetch":
+                return f"MOA_PREFETCH({args[0]}, {self.scaled(s.args[1], ELEMENT_BYTES[s.attrs[0]])})"
             case "load":
                 return self.load(s.attrs[0], result, args)
             case "store":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from moa.backends.llvm_elements import load, store
+from moa.backends.llvm_elements import load, store, tested
 from moa.backends.llvm_floats import fraction, mantissa_or_exponent, scale
 from moa.backends.llvm_text import MEMORY, Target, Text, host, suffix
 from moa.loops import Arg, CallFn, Const, Fn, For, If, Loops, Op, Stmt
@@ -202,6 +202,11 @@ class Printer(Text):
                 return mantissa_or_exponent(self, s.op, kind, type_, args[0])
             case "reduce":
                 return self.reduce(s.attrs[0], args[0])
+            case "turn":
+                step, half = s.attrs
+                own = [k - k % (2 * step) + half * step + k % step for k in range(self.width)]
+                order = ", ".join(f"i32 {x + self.width * (k // step % 2)}" for k, x in enumerate(own))
+                return f"shufflevector {type_} {args[0]}, {type_} {args[1]}, <{self.width} x i32> <{order}>"
             case "insert":
                 return f"insertelement {type_} {args[0]}, {self.float} {args[1]}, i64 {s.attrs[0]}"
             case "extract":
@@ -210,8 +215,14 @@ class Printer(Text):
                 return self.argument(s)
             case "offset":
                 return f"getelementptr {MEMORY[s.attrs[0]]}, ptr {args[0]}, i64 {args[1]}"
+            case "test":
+                return tested(self, s, args)
             case "load" | "loadm":
                 return load(self, s, args)
+            case "prefetch":  # into the second cache: the first one holds the round that is computed
+                place = self.temp(f"getelementptr {MEMORY[s.attrs[0]]}, ptr {args[0]}, i64 {args[1]}")
+                hints = ("i32 0", "i32 2", "i32 1")
+                return self.call("llvm.prefetch.p0", "void", f"ptr {place}", *hints, immediate=(1, 2, 3))
             case "store" | "storem":
                 return store(self, s, args)
             case _:

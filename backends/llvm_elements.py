@@ -31,6 +31,21 @@ def load(t: Text, s: Op, args: list[str]) -> str:
     return convert_in(t, text, element, kind, held)
 
 
+def tested(t: Text, s: Op, args: list[str]) -> str:
+    """The elements of the lanes against an integer, on where their mask is."""
+    element, relation = s.attrs
+    held = f"<{t.width} x {MEMORY[element]}>"
+    place = t.temp(f"getelementptr {MEMORY[element]}, ptr {args[0]}, i64 {args[1]}")
+    mask = f"{t.types['m']} {args[3]}"
+    announce(t, place, ELEMENT_BYTES[element], t.width, args[3], store=False)
+    operands = (f"ptr {place}", f"i32 {ELEMENT_BYTES[element]}", mask, f"{held} zeroinitializer")
+    x = t.temp(t.call(f"llvm.masked.load.{suffix(held)}.p0", held, *operands, immediate=(1,)))
+    other = args[2] if element == "i64" else t.temp(f"trunc i64 {args[2]} to i8")
+    wide = t.temp(t.splat(MEMORY[element], other))
+    sign = "" if relation in ("eq", "ne") else "s"
+    return f"and {mask}, {t.temp(f'icmp {sign}{relation} {held} {x}, {wide}')}"
+
+
 def announce(t: Text, place: str, element_bytes: int, lanes: int, mask: str, store: bool) -> None:
     """In a traced module, the call that tells of an access; under a mask from the first lane to the last that is on."""
     if not t.traced:

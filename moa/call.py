@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -54,6 +54,7 @@ class Call:
     threads: int
     start: Callable[[Any, int], None]
     keep: Any  # the machine code
+    free: list[Any] = field(default_factory=list)  # copies of the template that no call uses at present
 
     def run(self, values: list[Any]) -> Any:
         """The outputs for the values of the parameters."""
@@ -83,9 +84,14 @@ class Call:
 
     def fill(self, values: list[Any], arrays: list[Array]) -> None:
         """Runs all phases: writes `arrays`, which are those of `made`."""
-        words = FFI.new(WORDS, len(self.template) // 8)
-        FFI.memmove(words, self.template, len(self.template))
-        pointers = FFI.cast(POINTERS, words)
+        try:
+            words, pointers = self.free.pop()
+        except IndexError:
+            words = FFI.new(WORDS, len(self.template) // 8)
+            FFI.memmove(words, self.template, len(self.template))
+            pointers = FFI.cast(POINTERS, words)
+            for job in range(0, self.phases * JOB_WORDS, JOB_WORDS):
+                pointers[job + 1] = words + self.phases * JOB_WORDS
         for at, k, plain in self.inputs:
             if plain:
                 pointers[at] = FFI.from_buffer(values[k])
@@ -95,9 +101,9 @@ class Call:
             pointers[at] = FFI.from_buffer(array)
         workspace = scratch(self.scratch_bytes * self.threads)
         for job in range(0, self.phases * JOB_WORDS, JOB_WORDS):
-            pointers[job + 1] = words + self.phases * JOB_WORDS
             words[job + 4] = workspace
         self.start(words, self.phases)
+        self.free.append((words, pointers))
 
 
 _kept = threading.local()

@@ -14,7 +14,7 @@ from moa.backends.cuda_build import Built, builder_for
 from moa.device_arrays import DeviceArray, device_array, element_bytes, stream_handle
 from moa.device_call import Run, planned
 from moa.forms import chosen
-from moa.kernel import FEW_ROWS, MOST_CALLS, PLANNING, Kernel, Variant, _intermediates
+from moa.kernel import MOST_CALLS, PLANNING, Kernel, Variant, _intermediates
 from moa.loops import Element
 from moa.oracle import bind, evaluate
 from moa.pipeline import LARGEST_SPECIALISED, Derivation, Packing, Placed, packing, place, specialised_sizes
@@ -24,6 +24,7 @@ from moa.text import MoaError
 from moa.tile import Strategy
 
 BLOCKS = 132  # blocks that a large GPU runs at once: with fewer rows, axes are split into parts
+FEW_ROWS = 2  # up to this many rows, lanes along another axis cost less
 STAND_INS = {"f": np.float64(0), "i": np.int64(0), "b": np.bool_(False)}
 
 

@@ -92,7 +92,8 @@ class Library:
     def placed(self, vector_bytes: int) -> Placed:
         """The variant for many rows."""
         d, lanes = self.derivation, vector_bytes // ELEMENT_BYTES[self.dtype]
-        strategy = Strategy(lanes, VECTORS * lanes, KEYS[self.dtype], 4, 4 if self.dtype == "f32" else 2)
+        single = self.dtype == "f32"
+        strategy = Strategy(lanes, VECTORS * lanes, KEYS[self.dtype], 4, 4 if single else 2, inverses=single)
         own = {p.name for p in d.program.inputs} | set(d.streamed.outputs) | _intermediates(d)
         return place(d, strategy, self.dtype, self.fixed, frozenset(own), self.kernel._stored)
 

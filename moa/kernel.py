@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
@@ -44,7 +44,8 @@ VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumul
 KEYS = {"f64": 96, "f32": 192}
 MOST_CALLS = 256  # shapes whose plans are kept
 LONGEST_BLOCK = 3500  # instructions in one block; with more, fewer rows are computed at once
-FEW_ROWS = 2  # up to this many rows, lanes along another axis cost less
+FEW_ROWS = 0.75  # of a vector: up to this many rows, lanes along another axis cost less
+MOST_ROW_AXES = 3  # that are looked at where the innermost one is short
 SINGLE_THREAD_FLOPS = 6_000_000  # below about 100 us on one thread, waking another costs more than it brings
 PLANNING = threading.RLock()  # one compilation at a time; a fork waits for it, so that none is cut off in the child
 if hasattr(os, "register_at_fork"):
@@ -373,22 +374,36 @@ class Kernel:
         self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
     ) -> Variant:
         """The instance for these sizes: the number of rows in a work item follows the rows there are."""
-        strategy = self.strategy_for(self._rows(ranks, form, sizes))
-        key = (ranks, form, tuple(sorted(fixed.items())), unit, strategy.rows)
+        strategy = self.strategy_at(form, sizes, ranks)
+        key = (ranks, form, tuple(sorted(fixed.items())), unit, strategy.rows, strategy.row)
         if key not in self._variants:
             self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
         return self._variants[key]
 
-    def strategy_for(self, rows: int) -> Strategy:
-        """Tiles for so many rows there are: vectors of them, or one row where lanes are along another axis."""
+    def strategy_for(self, rows_there: int, row: int = 0) -> Strategy:
+        """Tiles for so many rows there are: vectors of them, or a few where lanes are along another axis.
+
+        row  which axis they are along, from the innermost
+        """
         from moa.backends.llvm import host
 
         width = host().width(self._element)
-        vectors = min(VECTORS, -(-rows // width))
+        vectors = min(VECTORS, -(-rows_there // width))
         vectors = {3: 4}.get(vectors, vectors)
-        block = 4 * VECTORS // max(vectors, 1)
-        at_once = 1 if rows <= FEW_ROWS else vectors * width
-        return Strategy(width, at_once, KEYS[self._element], min(block, 8), 4 if self._element == "f32" else 1)
+        rows = max(1, rows_there) if rows_there <= max(1, FEW_ROWS * width) else vectors * width
+        block, precise = 4 * VECTORS // max(vectors, 1), self._element == "f32"
+        few = 4 if precise else 1
+        return Strategy(width, rows, KEYS[self._element], min(block, 8), few, row=row, inverses=precise)
+
+    def strategy_at(self, form: str, sizes: Mapping[str, int], ranks: int = 0) -> Strategy:
+        """Tiles for the rows there are at these sizes, along the axis that has most of them where they are few."""
+        from moa.backends.llvm import host
+
+        width = host().width(self._element)
+        rows, row = self._rows(ranks, form, sizes, width), 0
+        if rows < width:  # another axis may be longer
+            rows, row = max(self._row_axes(ranks, form, sizes, width))
+        return self.strategy_for(rows, -row)
 
     def form_at(self, sizes: Mapping[str, int], threads: int = 1, ranks: int = 0) -> str:
         """The name of the form that a call at these sizes runs."""
@@ -398,7 +413,7 @@ class Kernel:
         self, sizes: Mapping[str, int], form: str, strategy: Strategy | None = None, ranks: int = 0
     ) -> Placed:
         """A form as calls of contiguous arrays run it at these sizes, or in other tiles; sizes stay names in it."""
-        strategy = strategy or self.strategy_for(self._rows(ranks, form, sizes))
+        strategy = strategy or self.strategy_at(form, sizes, ranks)
         key = ranks, form, strategy
         if key not in self._places:
             unit = frozenset(p.name for p in self._front(ranks).program.inputs)
@@ -455,19 +470,24 @@ class Kernel:
         width = width or host().width(self._element)
         if width not in self._many_rows:
             d = self.derivation
-            strategy = Strategy(width, VECTORS * width, KEYS[self._element], 4, 4 if self._element == "f32" else 2)
+            single = self._element == "f32"
+            strategy = Strategy(width, VECTORS * width, KEYS[self._element], 4, 4 if single else 2, inverses=single)
             own = frozenset(p.name for p in d.program.inputs) | _intermediates(d)
             self._many_rows[width] = place(d, strategy, self._element, {}, own, self._stored)
         return self._many_rows[width]
 
-    def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int = 0) -> int:
-        """The extent of the axis that work items tile, in vectors of `width` lanes (by default this machine's)."""
-        from moa.backends.llvm import host
+    def _row_axes(self, ranks: int, form: str, sizes: Mapping[str, int], width: int) -> Iterator[tuple[int, int]]:
+        """The extents of the axes that may be the row, and which they are, as numbers that fall from the innermost."""
+        for row in range(MOST_ROW_AXES):
+            yield self._rows(ranks, form, sizes, width, row), -row
+            if row and self._row_extents[ranks, form, row] == self._row_extents[ranks, form, row - 1]:
+                return
 
-        width = width or host().width(self._element)
-        key = ranks, form
+    def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int, row: int = 0) -> int:
+        """The extent of the axis that work items tile: of those that may be, `row` from the innermost."""
+        key = ranks, form, row
         if key not in self._row_extents:
-            strategy = Strategy(width, VECTORS * width, KEYS[self._element])
+            strategy = Strategy(width, VECTORS * width, KEYS[self._element], row=row)
             self._row_extents[key] = self._kept.value(
                 tuple[Poly, ...],
                 lambda: row_extents(tile(self._formed(ranks, form).streamed, strategy)),

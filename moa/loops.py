@@ -30,6 +30,8 @@ Instructions (result type <- operand types):
     reduce                               f <- v     attrs (operator,): add mul max min maxn minn (NaN as fmax .. fminn);
                                                            lane i with lane i + width / 2, until one is left
     insert v<-v f, extract f<-v          attrs (lane,)
+    turn                                 v <- v v       attrs (step, half): of pairs of groups of `step` lanes the
+                                                           first (half 0) or second one, of both operands in turn
     pick                                 f <- v i: the lane of that number, in a loop over lanes
     arg    i, f or p <- ()   attrs (slot,): slot of the packed arguments, 8 bytes each; f is
                                                            stored as a double
@@ -37,8 +39,11 @@ Instructions (result type <- operand types):
     load    f, v, i, b, m <- p i   attrs (element, aligned): element i of the array at p, or
                                    width of them from there; aligned: the address is width-aligned
     loadm                                v <- p i m        masked-off lanes are 0 and are not read
+    test                                 m <- p i i m   attrs (element, relation): element i + lane (i64 or u8)
+                                   against the third operand; masked-off lanes are not read, and off
     store                                () <- p i x       attrs (element, aligned)
     storem                               () <- p i x m
+    prefetch                             () <- p i     attrs (element,): element i may be read soon; it need not exist
     barrier                              () <- (); all warps of the work item wait for one another: only in an entry
 
 Elements: f64 f32 bf16 f16 i64 u8. A float element is converted to the compute type on load and rounded to nearest

@@ -80,16 +80,34 @@ class Reduce:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """The positions of an axis, lo .. hi, that one vector of rows visits, over the origin `row@v` of the vector."""
+
+    axis: str
+    lo: Poly
+    hi: Poly
+
+    def __str__(self) -> str:
+        return f"{self.axis} in {self.lo} .. {self.hi}"
+
+
+@dataclass(frozen=True, slots=True)
 class Nest:
     """Statements that share one loop over register blocks: the unit of lowering.
 
-    loops   ((axis, block), ...): outermost first
-    lane    the axis in the lanes of vectors, or None
+    loops    ((axis, block), ...): outermost first
+    lane     the axis in the lanes of vectors, or None
+    vectors  of the lane axis in a block, where it is not the row of the work item
+    bounds   what each vector of rows visits of an axis; vectors of rows are then a loop around the nest
+    ahead    the axis of the loop around it for whose next round the arrays it reads by vectors are fetched, or None
     """
 
     loops: tuple[tuple[str, int], ...]
     lane: str | None
     statements: tuple[Map | Reduce, ...]
+    vectors: int = 1
+    ahead: str | None = None
+    bounds: Bounds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +116,8 @@ class Loop:
 
     kind    how the domain meets these tiles: "full": nothing is tested; "partial": each element is; "classified": each
             tile is, by `When`s in the body
+    hull    conditions on data: the loop starts at the first position of which they are not refuted for all rows of the
+            work item, and ends behind the last one
     """
 
     axis: str
@@ -105,6 +125,7 @@ class Loop:
     hi: Poly
     body: tuple[TileStmt, ...]
     kind: Literal["full", "partial", "classified"]
+    hull: tuple[Cond, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +137,21 @@ class When:
     other: tuple[TileStmt, ...] = ()
 
 
-TileStmt = Nest | Loop | When
+@dataclass(frozen=True, slots=True)
+class Sift:
+    """A round of a loop, by what its data say of all its positions and all rows of the work item together.
+
+    every   where all conditions are found to hold everywhere
+    some    where that is not found; nothing is done where one of them is found to hold nowhere
+    """
+
+    conds: tuple[Cond, ...]
+    axis: str
+    every: tuple[TileStmt, ...]
+    some: tuple[TileStmt, ...]
+
+
+TileStmt = Nest | Loop | When | Sift
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +216,8 @@ def tile_body_text(body: tuple[TileStmt, ...], depth: int) -> list[str]:
     for s in body:
         match s:
             case Loop():
-                out.append(f"{pad}for {s.axis} in {s.lo} .. {s.hi} ({s.kind}):")
+                hull = f", from the first to the last that may have {conds_text(s.hull)}" if s.hull else ""
+                out.append(f"{pad}for {s.axis} in {s.lo} .. {s.hi} ({s.kind}){hull}:")
                 out += tile_body_text(s.body, depth + 1)
             case When():
                 out.append(f"{pad}when {s.cond}:")
@@ -189,11 +225,28 @@ def tile_body_text(body: tuple[TileStmt, ...], depth: int) -> list[str]:
                 if s.other:
                     out.append(f"{pad}else:")
                     out += tile_body_text(s.other, depth + 1)
+            case Sift():
+                out.append(f"{pad}where all have {conds_text(s.conds)}:")
+                out += tile_body_text(s.every, depth + 1)
+                out.append(f"{pad}where some may have {conds_text(s.conds)}:")
+                out += tile_body_text(s.some, depth + 1)
             case Nest():
                 loops = ", ".join(f"{a} by {b}" for a, b in s.loops)
-                out.append(f"{pad}nest ({loops}) lanes {s.lane}:")
+                by = f" by {s.vectors}" if s.vectors > 1 else ""
+                ahead = f", {s.ahead} ahead" if s.ahead else ""
+                each = f", each vector {s.bounds}" if s.bounds else ""
+                out.append(f"{pad}nest ({loops}) lanes {s.lane}{by}{ahead}{each}:")
                 out += [f"{pad}  {x}" for x in s.statements]
     return out
 
 
-__all__ = ["Array", "ArrayInput", "Axis", "Loop", "Map", "Nest", "Phase", "Reduce", "Tile", "TileAxis", "Tiles", "When"]
+def conds_text(conds: tuple[Cond, ...]) -> str:
+    return " and ".join(f"({c})" for c in conds)
+
+
+# fmt: off
+__all__ = [
+    "Array", "ArrayInput", "Axis", "Bounds", "Loop", "Map", "Nest", "Phase", "Reduce", "Sift", "Tile", "TileAxis",
+    "Tiles", "When",
+]
+# fmt: on

@@ -15,7 +15,7 @@ from moa.cost.sums import Along, Count, of
 from moa.cost.traffic import Tiled, Touch, Walk, reads_data
 from moa.normal import Cond, at_least_zero
 from moa.poly import Poly, const, maximum, minimum, select, size, var
-from moa.tiles import Loop, Nest, Phase, Tiles, TileStmt, When
+from moa.tiles import Loop, Nest, Phase, Sift, Tiles, TileStmt, When
 
 BYTES = "M@"  # the capacity of the nearer memory in formulas
 Bytes = Mapping[str, int]  # of one element of each array
@@ -81,6 +81,8 @@ def lengths_of(walk: Walk, body: tuple[TileStmt, ...]) -> Iterator[tuple[str, Po
                 yield from lengths_of(walk, s.body)
             case When():
                 yield from lengths_of(walk, (*s.body, *s.other))
+            case Sift():
+                yield from lengths_of(walk, (*s.every, *s.some))
             case Nest():
                 pass
 

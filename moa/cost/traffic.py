@@ -16,7 +16,7 @@ from moa.cost.projection import projected
 from moa.cost.sums import Along, Count, Over, of
 from moa.normal import TRUE, Cond, Index, at_least_zero, both, either, is_zero, loads, negate
 from moa.poly import Poly, const, maximum, minimum, select, var
-from moa.tiles import Loop, Nest, Phase, Reduce, Tiles, TileStmt, When
+from moa.tiles import Loop, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +177,9 @@ class Walk:
                         else:
                             parts = [both(c, x) for c, x in ((when, yes), (negate(when), no)) if x is not None]
                             found[t] = either(*parts)
+                case Sift():  # at most: what the data leave out is not known
+                    found = self.body(s.every, env, tiled) | self.body(s.some, env, tiled)
+                    found = {replace(t, exact=False): c for t, c in found.items()}
             for t, c in found.items():
                 out[t] = either(out[t], c) if t in out else c
         return out
@@ -328,6 +331,8 @@ def _conditions(body: tuple[TileStmt, ...]) -> Iterator[Cond]:
             case When():
                 yield s.cond
                 yield from _conditions((*s.body, *s.other))
+            case Sift():
+                yield from _conditions((*s.every, *s.some))
             case Loop():
                 yield from _conditions(s.body)
             case Nest():

@@ -6,7 +6,7 @@
 
 from moa.domains.affine import split
 from moa.domains.evaluate import classify, holds, value_of, visited
-from moa.domains.ranges import TileRange, tile_ranges
+from moa.domains.ranges import TileRange, tile_hull, tile_ranges
 from moa.domains.sets import Frame, TooLong, budget, count, implied, is_empty, simplify
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "is_empty",
     "simplify",
     "split",
+    "tile_hull",
     "tile_ranges",
     "value_of",
     "visited",

@@ -77,6 +77,34 @@ def tile_ranges(
     return _tile_ranges(cond, row, rows if row is not None else 1, red, granule, known)
 
 
+def tile_hull(
+    cond: Cond,
+    row: str | None,
+    rows: int,
+    red: str,
+    granule: int,
+    extents: Mapping[str, Poly],
+    others: tuple[str, ...] = (),
+) -> tuple[Poly, Poly] | None:
+    """One range, from lo up to hi, that holds the ranges which `tile_ranges` finds; None if it is not found."""
+    used = cond.vars() | {row, red, *others}
+    known: Extents = tuple(sorted((v, e) for v, e in extents.items() if v in used))
+    return _tile_hull(cond, row, rows if row is not None else 1, red, granule, known)
+
+
+@lru_cache(maxsize=1024)
+def _tile_hull(
+    cond: Cond, row: str | None, rows: int, red: str, granule: int, known: Extents
+) -> tuple[Poly, Poly] | None:
+    extents = dict(known)
+    cond = simplify(cond, TRUE, extents, smallest=0)
+    try:
+        with budget():
+            return _Tiling(cond, row, rows, red, granule, extents).hull()
+    except TooLong:
+        return None
+
+
 @lru_cache(maxsize=1024)
 def _tile_ranges(
     cond: Cond, row: str | None, rows: int, red: str, granule: int, known: Extents
@@ -326,13 +354,17 @@ class _Tiling:
 
     def classified(self) -> tuple[TileRange, ...]:
         """One range over the hull of touched, with the conditions that class each tile."""
+        return self.classed(*self.hull())
+
+    def hull(self) -> tuple[Poly, Poly]:
+        """From where to where there are touched tiles."""
         import islpy as isl
 
         # without the divisions that make it more than an interval
         hull = self.relaxed.remove_divs_involving_dims(isl.dim_type.set, 0, 1).simple_hull().to_set()
         lo, hi, guard = self.interval(self.within(hull, "q >= 0").intersect_params(self.given))
         lo = self.larger(lo, const(0))
-        return self.classed(lo, self.guarded(lo, self.smaller(hi, self.end), guard))
+        return lo, self.guarded(lo, self.smaller(hi, self.end), guard)
 
     def classified_everywhere(self) -> tuple[TileRange, ...]:
         """The same over the whole axis."""

@@ -12,7 +12,7 @@ from moa.loops import Element
 from moa.normal import Cond, is_structural, loads, subterms
 from moa.pipeline import Placed
 from moa.poly import Poly
-from moa.tiles import Loop, Nest, Phase, TileStmt, When
+from moa.tiles import Loop, Nest, Phase, Sift, TileStmt, When
 
 
 def kernel_lines(names: Names, placed: Placed, dtype: Element) -> list[str]:
@@ -122,6 +122,8 @@ def _nests(body: tuple[TileStmt, ...]) -> Iterator[Nest]:
             case When():
                 yield from _nests(s.body)
                 yield from _nests(s.other)
+            case Sift():
+                yield from _nests((*s.every, *s.some))
 
 
 def _loops(body: tuple[TileStmt, ...]) -> Iterator[Loop]:
@@ -133,5 +135,7 @@ def _loops(body: tuple[TileStmt, ...]) -> Iterator[Loop]:
             case When():
                 yield from _loops(s.body)
                 yield from _loops(s.other)
+            case Sift():
+                yield from _loops((*s.every, *s.some))
             case Nest():
                 pass

@@ -104,11 +104,11 @@ def why(kernel: Kernel, machine: Machine | None, threads: int, sizes: Mapping[st
     for f, reason in reasons(forms, form, sizes, threads):
         c = form_cost(kernel, f.name, kernel.placed_at(sizes, f.name), machine, sizes)
         found.append(candidate("form", f.name, f.name == form, f.cost(sizes, threads), c, reason))
-    there = kernel._rows(0, form, sizes)
-    own = kernel.strategy_for(there)
-    tiled = row_extents(kernel.placed_at(sizes, form, kernel.strategy_for(4 * own.width)).tiles)
-    for rows in (1, *(n * own.width for n in (1, 2, 4))) if tiled else (own.rows,):
-        strategy = kernel.strategy_for(rows)
+    own = kernel.strategy_at(form, sizes)
+    there = kernel._rows(0, form, sizes, own.width, own.row)
+    tiled = row_extents(kernel.placed_at(sizes, form, kernel.strategy_for(4 * own.width, own.row)).tiles)
+    for rows in sorted({1, own.rows, *(n * own.width for n in (1, 2, 4))}) if tiled else (own.rows,):
+        strategy = kernel.strategy_for(rows, own.row)
         c = form_cost(kernel, form, kernel.placed_at(sizes, form, strategy), machine, sizes)
         text = f"{strategy.rows} row{'s' * (strategy.rows > 1)}"
         reason = rows_reason(strategy.rows, own.rows, there) if tiled else "no axis is tiled by rows"

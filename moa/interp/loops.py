@@ -260,7 +260,16 @@ class Machine:
                 value = Pointer(p.buffer, p.offset_bytes + i * ELEMENT_BYTES[s.attrs[0]])
             case (("load" | "loadm"), [p, i, *mask]):
                 value = self.load(p, i, result, *s.attrs, *mask)
-            case "barrier", []:
+            case "test", [p, i, x, mask]:
+                element, relation = s.attrs
+                held, used = self.place(p, i, self.width, element, False, np.broadcast_to(mask, self.width))
+                value = np.zeros(self.width, np.bool_)
+                value[used] = RELATIONS[relation](held[used - used[:1]], x)
+            case "turn", [x, y]:
+                step, half = s.attrs
+                pairs = np.stack([v.reshape(-1, 2, step)[:, half] for v in (x, y)], axis=1)
+                value = pairs.reshape(self.width)
+            case ("prefetch", [_, _]) | ("barrier", []):
                 return None
             case (("store" | "storem"), [p, i, x, *mask]):
                 return self.store(p, i, x, s.args[2].type, *s.attrs, *mask)

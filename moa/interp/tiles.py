@@ -14,10 +14,10 @@ from typing import Any, assert_never
 import numpy as np
 
 from moa.interp.scalar import NO_REFS, Array, Axes, Box
-from moa.normal import Index
+from moa.normal import Cond, Index
 from moa.ops import OPERATORS
 from moa.poly import Poly
-from moa.tiles import Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When
+from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
 
 UNSET: dict[str, tuple[Any, Any]] = {"i": (np.iinfo(np.int64).min, np.int64), "b": (False, np.bool_)}
 """What elements of arrays in memory are before they are stored, beside NaN for floats; and their type."""
@@ -181,6 +181,10 @@ class _PhaseRun:
                 case When():
                     holds = bool(_TileBox(self, self.places(), np.asarray(True)).cond(s.cond))
                     self.body(s.body if holds else s.other)
+                case Sift():
+                    held = [self.everywhere(c, s.axis) for c in s.conds]
+                    if all(x.any() for x in held):
+                        self.body(s.every if all(x.all() for x in held) else s.some)
                 case Nest():
                     for x in s.statements:
                         self.statement(s, x)
@@ -191,6 +195,11 @@ class _PhaseRun:
         a = self.phase.axis(s.axis)
         lo, hi, extent = self.number(s.lo), self.number(s.hi), self.number(a.extent)
         assert lo >= hi or (lo >= 0 and hi <= extent), f"{s.axis} in {lo} .. {hi}, of extent {extent}"
+        if s.hull and lo < hi:
+            self.spans[s.axis] = (lo, hi - lo)
+            left = np.flatnonzero(np.logical_and.reduce([self.some_row(c, s.axis) for c in s.hull]))
+            del self.spans[s.axis]
+            lo, hi = (lo + int(left[0]), lo + int(left[-1]) + 1) if len(left) else (lo, lo)
         visited = self.visited.setdefault(s.axis, np.zeros(extent, bool))
         for origin in range(lo, hi, a.step):
             count = min(a.step, hi - origin)
@@ -202,6 +211,18 @@ class _PhaseRun:
                     self.clear(t.name)
             self.body(s.body)
             del self.spans[s.axis]
+
+    def some_row(self, c: Cond, axis: str) -> Array:
+        """Whether a condition holds for some row of the work item, for each position of an axis in its span."""
+        found = self.everywhere(c, axis)
+        return np.asarray(found.any(axis=tuple(range(found.ndim - 1))))
+
+    def everywhere(self, c: Cond, axis: str) -> Array:
+        """The values of a condition at all rows of the work item and all positions of an axis in its span."""
+        names = [a.name for a in self.phase.axes if a.role == "item" and not self.single(a.name)]
+        axes = self.box_axes((*names, axis))
+        shape = np.broadcast_shapes(*(x.shape for x in axes.values()), ())
+        return np.broadcast_to(np.asarray(_TileBox(self, axes, np.ones(shape, bool)).cond(c)), shape)
 
     def statement(self, nest: Nest, s: Map | Reduce) -> None:
         array, index = s.target.args
@@ -284,5 +305,7 @@ def statements(body: tuple[TileStmt, ...]) -> Iterator[Map | Reduce]:
                 yield from statements(s.body)
             case When():
                 yield from statements((*s.body, *s.other))
+            case Sift():
+                yield from statements((*s.every, *s.some))
             case Nest():
                 yield from s.statements

@@ -15,9 +15,10 @@ from moa.lower.builder import Block, Builder
 from moa.lower.memory import Store
 from moa.lower.nest import NestLowering
 from moa.lower.sharing import places
+from moa.lower.sift import Sifting
 from moa.normal import scalar_atoms
 from moa.poly import Poly, const, maximum
-from moa.tiles import Array, Loop, Nest, Phase, Tiles, TileStmt, When
+from moa.tiles import Array, Loop, Nest, Phase, Sift, Tiles, TileStmt, When
 
 __all__ = ["Lowered", "Slot", "lower"]
 
@@ -114,6 +115,10 @@ def tiles_atoms(tiles: Tiles) -> set[str]:
                 case When():
                     note(s.cond.atoms())
                     walk(s.body + s.other)
+                case Sift():
+                    for c in s.conds:
+                        note(c.atoms())
+                    walk(s.every + s.some)
                 case Nest():
                     for x in s.statements:
                         note(scalar_atoms(x.value) | scalar_atoms(x.target))
@@ -162,6 +167,8 @@ class PhaseLowering:
                 row_pad = BANK_BYTES // size if warps and len(t.axes) > 1 else 0
                 step = step * (rounded(capacity, width) + row_pad if k == 0 else capacity)
             strides[t.name] = tuple(reversed(steps))
+            if t.space == "block":
+                continue
             room = rounded(step * size, line) + (0 if warps else SKEW)
             if t.name in self.places:
                 shared[self.places[t.name]] = maximum(shared.get(self.places[t.name], const(0)), room)
@@ -188,6 +195,7 @@ class PhaseLowering:
             offsets,
             const(0),
             warps,
+            frozenset(t.name for t in phase.tiles if t.space == "block"),
         )
 
     def item_count(self) -> Poly:
@@ -220,6 +228,7 @@ class PhaseLowering:
                 origin = self.env[f"{v}@0"] = b.imul(at, Const(a.step, "i"))
                 extent = self.address.poly(a.extent, self.env.__getitem__)
                 self.env[f"{v}#"] = b.imin(b.isub(extent, origin), Const(a.step, "i"))
+            self.sifting = Sifting(b, self.address, self.store.row, self.env)
             self.statements(self.phase.body)
             self.barriers.put(b)
         return b.finish()
@@ -232,6 +241,10 @@ class PhaseLowering:
                     step = Const(self.phase.axis(s.axis).step, "i")
                     lo, hi = (self.address.poly(p, self.env.__getitem__) for p in (s.lo, s.hi))
                     without = replace(self.barriers)  # there may be no round
+                    conds = s.hull + tuple(c for x in s.body if isinstance(x, Sift) for c in x.conds)
+                    if conds:
+                        self.sifting.prepare(conds, s.axis)
+                        lo, hi = self.sifting.hull(s.hull, s.axis, lo, hi)
                     with b.loop(lo, hi, step, []) as loop:
                         self.env[f"{s.axis}@0"] = self.env[s.axis] = loop.index
                         self.env[f"{s.axis}#"] = b.imin(b.isub(hi, loop.index), step)
@@ -247,8 +260,21 @@ class PhaseLowering:
                             self.statements(statements)
                             self.barriers.put(b)
                     b.end(cond, then, other)
+                case Sift():
+                    self.sift(s)
                 case Nest():
                     self.nest(s)
+
+    def sift(self, s: Sift) -> None:
+        b = self.b
+        every, none = self.sifting.tests(s.conds, s.axis)
+        skipped, done, whole, part = Block(), Block(), Block(), Block()
+        with b.inside(done):
+            for side, statements in ((whole, s.every), (part, s.some)):
+                with b.inside(side):
+                    self.statements(statements)
+            b.end(every, whole, part)
+        b.end(none, skipped, done)
 
     def nest(self, nest: Nest, join: bool = False) -> None:
         """A call of the function that the nest is, and of its join; nests with the same text share one."""
@@ -299,6 +325,8 @@ def nests(body: tuple[TileStmt, ...]) -> Iterator[Nest]:
                 yield from nests(s.body)
             case When():
                 yield from nests(s.body + s.other)
+            case Sift():
+                yield from nests(s.every + s.some)
 
 
 def rounded(p: Poly, multiple: int) -> Poly:

@@ -32,6 +32,7 @@ class Store:
     offsets: dict[str, Poly]  # bytes in the workspace
     spill: Poly  # bytes: room for one vector, or for the partial results of every warp
     warps: int = 0  # that share a work item; 0 where one thread does all of it
+    inner: frozenset[str] = frozenset()  # tiles that are values of the blocks of nests, and nowhere in memory
 
 
 @dataclass(slots=True)
@@ -200,7 +201,8 @@ class Memory:
         if self.store.warps:
             return False  # threads load their elements one by one, and rows are padded
         local = self.global_poly(index[-1], place) - self.origin(self.lane)
-        return local.as_int() is not None or local == var(f"{self.lane}:l")
+        rest = (local - var(f"{self.lane}:l")).as_int()
+        return local.as_int() is not None or (rest is not None and rest % self.store.width == 0)
 
     def load(self, s: Scalar, place: Place) -> Arg:
         array, index = s.args
@@ -220,6 +222,7 @@ class Memory:
             pointer, offset, element = self.offset(array, index, place)
             at = self.address.poly(offset, self.env)
             mask = None if in_tile else self.lane_mask(place)
+            self.prefetch(array, index, place)
         else:  # shifted: lanes outside the axis are not read
             start, extent = self.address.poly(last, self.env), self.store.shapes[array][-1]
             upper = self.b.isub(self.address.poly(extent, self.env), start)
@@ -236,6 +239,22 @@ class Memory:
             aligned = in_tile and self.aligned(array, index, place)
             return self.b.here("v", "load", pointer, at, attrs=(element, aligned))
         return self.b.here("v", "loadm", pointer, at, mask, attrs=(element, False))
+
+    def prefetch(self, array: str, index: Index, place: Place) -> None:
+        """Asks for the same vector of the next round of the loop that the nest looks ahead in."""
+        axis = self.nest.ahead
+        if axis is None or array in self.store.tiles or not any(axis in p.vars() for p in index):
+            return
+        symbol, base = place[axis]
+        further = {**place, axis: (symbol, base + self.store.axes[axis].step)}
+        where = tuple(self.global_poly(p, further) for p in index)
+        offset = const(0)
+        for p, step in zip(where, self.store.strides[array], strict=True):
+            offset = offset + p * step
+        element = self.store.elements[array]
+        self.b.here(
+            None, "prefetch", self.address.pointer(array), self.address.poly(offset, self.env), attrs=(element,)
+        )
 
     def store_at(self, array: str, index: Index, value: Arg, place: Place) -> None:
         b = self.b

@@ -16,7 +16,9 @@ from moa.lower.memory import Place, Store
 from moa.lower.values import BINARY, Values
 from moa.normal import Scalar, lit, loads
 from moa.ops import OPERATORS
-from moa.tiles import Map, Nest, Reduce
+from moa.poly import Poly, const
+from moa.tile.place import turned
+from moa.tiles import Bounds, Map, Nest, Reduce
 
 LONG = 1 << 30
 COMBINE = BINARY | {"max_ref": "fmax", "min_ref": "fmin"}
@@ -31,7 +33,7 @@ class NestLowering(Values):
     ) -> None:
         super().__init__(store, b, address, workspace, outer, nest)
         # vectors of rows are unrolled, but where lanes are loaded on their own they are an outer loop
-        self.outside = self.rows and self.gathers()
+        self.outside = self.rows and (nest.bounds is not None or self.gathers())
         if store.warps and self.rows and not nest.loops and self.maps():
             self.outside = True  # each warp takes vectors of its own
         self.static = store.axes[nest.lane].step // store.width if nest.lane and self.rows and not self.outside else 0
@@ -39,9 +41,13 @@ class NestLowering(Values):
         self.partials = [(s, v) for s in self.cross for v in range(self.copies(s, self.static or 1))]
         self.shared = self.shared_axis() if store.warps else None
         self.warp: Arg | None = None
+        self.visited: dict[str, tuple[Arg, Arg]] = {}  # of axes of which not all is visited
 
     def lower(self) -> None:
         """The nest; where its warps share a reduction, `join` has to follow."""
+        if self.nest.bounds is not None:
+            self.vectors_in_bounds(self.nest.bounds)
+            return
         if not self.store.warps:
             self.finish(self.rounds([self.cross_start(*x) for x in self.partials]))
             return
@@ -75,7 +81,7 @@ class NestLowering(Values):
             self.finish(results)
 
     def rounds(self, start: list[Arg]) -> list[Arg]:
-        return self.vectors_outside() if self.outside else self.loops(list(self.nest.loops), {}, self.cross, start)
+        return self.vectors_outside() if self.outside else self.loops(list(self.nest.loops), [{}], self.cross, start)
 
     def finish(self, results: list[Arg]) -> None:
         for (s, v), value in zip(self.partials, results, strict=True):
@@ -122,14 +128,35 @@ class NestLowering(Values):
         local = f"{self.lane}:l"
         with self.b.loop(*self.vector_loop(end), []) as body, self.frame():
             self.locals[local] = body.index
-            return self.loops(list(self.nest.loops), {self.lane: (local, 0)}, [], [])
+            return self.loops(list(self.nest.loops), [{self.lane: (local, 0)}], [], [])
 
-    def vector_loop(self, end: Arg) -> tuple[Arg, Arg, Arg]:
+    def vectors_in_bounds(self, bounds: Bounds) -> None:
+        """A loop over the vectors of rows that exist, each with the part of an axis that its rows may see."""
+        assert self.lane is not None
+        b, local = self.b, f"{self.lane}:l"
+        with b.loop(Const(0, "i"), self.count(self.lane), Const(self.store.width, "i"), []) as body, self.frame():
+            self.locals[local] = body.index
+            self.locals[f"{self.lane}@v"] = b.iadd(self.address.poly(self.origin(self.lane), self.env), body.index)
+            first, end, origin = (
+                self.address.poly(p, self.env) for p in (bounds.lo, bounds.hi, self.origin(bounds.axis))
+            )
+            lo = b.imax(b.isub(first, origin), Const(0, "i"))
+            hi = b.imin(b.isub(end, origin), self.count(bounds.axis))
+            self.visited[bounds.axis] = lo, b.imax(lo, hi)
+            place: Place = {self.lane: (local, 0)}
+            start = [self.cross_start(*x) for x in self.partials]
+            self.finish(self.loops(list(self.nest.loops), [place], self.cross, start))
+
+    def visit(self, axis: str) -> tuple[Arg, Arg]:
+        """From where to where a loop over an axis of tiles goes."""
+        return self.visited[axis] if axis in self.visited else (Const(0, "i"), self.count(axis))
+
+    def vector_loop(self, end: Arg, lo: Arg | None = None) -> tuple[Arg, Arg, Arg]:
         """lo, hi, step of a loop over vectors of the lane axis."""
         if self.shared is not None and self.shared == self.lane:
             lo, step = self.share(Const(0, "i"), self.store.width)
             return lo, end, step
-        return Const(0, "i"), end, Const(self.store.width, "i")
+        return lo or Const(0, "i"), end, Const(self.store.width, "i")
 
     def crosses(self, s: Reduce) -> bool:
         names = {a for a, _ in self.nest.loops} | {self.lane}
@@ -145,7 +172,7 @@ class NestLowering(Values):
     def cross_place(self, s: Reduce, v: int) -> Place:
         if self.lane is None or self.lane in s.over:
             return {}
-        return {self.lane: ("", v * self.store.width)}
+        return {self.lane: ("" if self.nest.bounds is None else f"{self.lane}:l", v * self.store.width)}
 
     def cross_start(self, s: Reduce, v: int) -> Arg:
         kind: Type = "v" if self.lane is not None else "f"
@@ -161,18 +188,19 @@ class NestLowering(Values):
         self.write(s.target, value, self.cross_place(s, v))
         self.flush()
 
-    def loops(self, dims: list[tuple[str, int]], place: Place, cross: list[Reduce], carried: list[Arg]) -> list[Arg]:
+    def loops(
+        self, dims: list[tuple[str, int]], places: list[Place], cross: list[Reduce], carried: list[Arg]
+    ) -> list[Arg]:
         if not dims:
-            return self.lanes(place, cross, carried)
+            return self.lanes(places, cross, carried)
         (axis, block), *rest = dims
-        count = self.count(axis)
-        fixed = count.value if isinstance(count, Const) else None
-        lo: Arg = Const(0, "i")
+        lo, end = self.visit(axis)
+        fixed = end.value if isinstance(end, Const) and isinstance(lo, Const) else None
         sizes = [block, 1] if block > 1 and (fixed is None or int(fixed) % block) else [block]
         for size in sizes:
-            rest_count = self.b.pure("i", "imod", count, Const(size, "i")) if size > 1 else Const(0, "i")
-            whole = self.b.isub(count, rest_count)
-            carried = self.one_loop(axis, lo, whole, size, rest, place, cross, carried)
+            rest_count = self.b.pure("i", "imod", self.b.isub(end, lo), Const(size, "i")) if size > 1 else Const(0, "i")
+            whole = self.b.isub(end, rest_count)
+            carried = self.one_loop(axis, lo, whole, size, rest, places, cross, carried)
             lo = whole
         return carried
 
@@ -183,7 +211,7 @@ class NestLowering(Values):
         hi: Arg,
         size: int,
         rest: list[tuple[str, int]],
-        place: Place,
+        places: list[Place],
         cross: list[Reduce],
         carried: list[Arg],
     ) -> list[Arg]:
@@ -192,22 +220,12 @@ class NestLowering(Values):
         first, step = self.share(lo, size) if axis == self.shared else (lo, Const(size, "i"))
         with self.b.loop(first, hi, step, carried) as body, self.frame():
             self.locals[f"{axis}:l"] = body.index
-            inner = [{**place, axis: (f"{axis}:l", k)} for k in range(size)]
-            if rest:
-                assert size == 1, "only the innermost looped axis has blocks"
-                body.next = self.loops(rest, inner[0], cross, list(body.phis))
-            else:
-                body.next = self.lanes(place, cross, list(body.phis), (axis, size))
+            inner = [{**p, axis: (f"{axis}:l", k)} for p in places for k in range(size)]
+            body.next = self.loops(rest, inner, cross, list(body.phis))
         return list(body.results)
 
-    def lanes(
-        self, place: Place, cross: list[Reduce], carried: list[Arg], block: tuple[str, int] | None = None
-    ) -> list[Arg]:
+    def lanes(self, rows: list[Place], cross: list[Reduce], carried: list[Arg]) -> list[Arg]:
         """The lane axis of one block: fixed vectors, or a loop over vectors and the rest."""
-        rows: list[Place] = [place]
-        if block is not None:
-            axis, size = block
-            rows = [{**place, axis: (f"{axis}:l", k)} for k in range(size)]
         if self.lane is None or self.outside:
             return self.block(rows, cross, carried)
         w = self.store.width
@@ -222,10 +240,20 @@ class NestLowering(Values):
         count = self.count(self.lane)
         whole = self.b.isub(count, self.b.pure("i", "imod", count, Const(w, "i")))
         local = f"{self.lane}:l"
-        with self.b.loop(*self.vector_loop(whole), carried) as body, self.frame():
-            self.locals[local] = body.index
-            body.next = self.block([{**r, self.lane: (local, 0)} for r in rows], cross, list(body.phis))
-        carried = list(body.results)
+        lo: Arg = Const(0, "i")
+        if self.nest.vectors > 1:
+            step = Const(w * self.nest.vectors, "i")
+            several = self.b.isub(count, self.b.pure("i", "imod", count, step))
+            with self.b.loop(lo, several, step, carried) as body, self.frame():
+                self.locals[local] = body.index
+                places = [{**r, self.lane: (local, v * w)} for r in rows for v in range(self.nest.vectors)]
+                body.next = self.block(places, cross, list(body.phis))
+            carried, lo = list(body.results), several
+        if lo != whole:
+            with self.b.loop(*self.vector_loop(whole, lo), carried) as body, self.frame():
+                self.locals[local] = body.index
+                body.next = self.block([{**r, self.lane: (local, 0)} for r in rows], cross, list(body.phis))
+            carried = list(body.results)
         rest = self.b.isub(count, whole)
         if rest == Const(0, "i"):
             return carried
@@ -243,6 +271,7 @@ class NestLowering(Values):
     def block(self, places: list[Place], cross: list[Reduce], carried: list[Arg]) -> list[Arg]:
         """All statements on one block: `places` are its vectors (or elements)."""
         carried = list(carried)
+        self.turn(places)
         first = 0
         for s in self.nest.statements:
             if isinstance(s, Reduce) and s in cross:
@@ -260,6 +289,33 @@ class NestLowering(Values):
                     self.write(s.target, self.value_for(s.target, s.value, p), p)
         self.flush()
         return carried
+
+    def turn(self, places: list[Place]) -> None:
+        """Loads that are strided along the lanes: whole vectors along the block, transposed in registers."""
+        w, b = self.store.width, self.b
+        if self.store.warps or not self.nest.loops or len(places) != w or w == 1 or self.nest.loops[-1][1] != w:
+            return
+        axis = self.nest.loops[-1][0]
+        for s in turned(self.nest, axis):
+            array, index = s.args
+            if self.store.strides[array][-1] != const(1) or not self.within(array, index[-1]):
+                continue
+            lines: list[Arg] = []
+            for at in list(self.lane_places(places[0])):
+                pointer, offset, element = self.offset(array, index, at)
+                self.prefetch(array, index, at)
+                lines.append(b.here("v", "load", pointer, self.address.poly(offset, self.env), attrs=(element, False)))
+            step = 1
+            while step < w:
+                for k in (k for k in range(w) if not k & step):
+                    pair = lines[k], lines[k + step]
+                    lines[k], lines[k + step] = (b.pure("v", "turn", *pair, attrs=(step, half)) for half in (0, 1))
+                step *= 2
+            for p, line in zip(places, lines, strict=True):
+                self.frames[-1].memo[s, tuple((v, p[v]) for v in sorted(s.vars()) if v in p)] = line
+
+    def within(self, array: str, p: Poly) -> bool:
+        return array in self.store.tiles or self.inside(p, self.store.shapes[array][-1])
 
     def guarded(self, s: Reduce, value: Arg) -> Arg:
         """The value with the idle lanes of the last vector at the identity, where lanes are reduced."""
@@ -319,7 +375,7 @@ class NestLowering(Values):
                     out.append(self.accumulate(s, acc, value, product, here))
                 return out
             axis, *rest = over
-            with self.b.loop(Const(0, "i"), self.count(axis), Const(1, "i"), accs) as body, self.frame():
+            with self.b.loop(*self.visit(axis), Const(1, "i"), accs) as body, self.frame():
                 self.locals[f"{axis}:l"] = body.index
                 body.next = rounds(tuple(rest), {**place, axis: (f"{axis}:l", 0)}, list(body.phis))
             return list(body.results)

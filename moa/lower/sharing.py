@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from moa.normal import loads
-from moa.tiles import Loop, Nest, Phase, TileStmt, When
+from moa.tiles import Loop, Nest, Phase, Sift, TileStmt, When
 
 
 def places(phase: Phase) -> dict[str, int]:
@@ -43,3 +43,6 @@ def bodies(body: tuple[TileStmt, ...]) -> Iterator[tuple[TileStmt, ...]]:
             case When():
                 yield from bodies(s.body)
                 yield from bodies(s.other)
+            case Sift():
+                yield from bodies(s.every)
+                yield from bodies(s.some)

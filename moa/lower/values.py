@@ -10,6 +10,7 @@ from moa.lower.builder import Builder
 from moa.lower.memory import Memory, Place, Store
 from moa.normal import Cond, Index, Scalar, subterms
 from moa.poly import Poly, var
+from moa.tile.place import lane_load
 from moa.tiles import Nest
 
 INTEGER_LIMIT = 1 << 62
@@ -135,10 +136,29 @@ class Values(Memory):
             line = self.linear(c.args[0], place)
             if line is not None and line[1] in (1, -1):
                 return self.lane_test(c.op, self.address.poly(line[0], self.env), line[1])
+            loaded = lane_load(c.args[0], self.lane)
+            if loaded is not None and self.readable(*loaded[1:3]):
+                sign, array, index, rest = loaded
+                other = self.int_value(-rest if sign > 0 else rest, place)
+                return self.data_test(array, index, "eq" if c.op == "eq" else "ge" if sign > 0 else "le", other, place)
+        if c.op == "load" and self.readable(*c.args):
+            return self.data_test(c.args[0], c.args[1], "ne", Const(0, "i"), place)
         flags = self.each_lane(
             lambda at: b.pure("f", "select", self.scalar_cond(c, at), Const(1.0, "f"), Const(0.0, "f")), place
         )
         return b.pure("m", "fcmp", flags, Const(0.5, "v"), attrs=("gt",))
+
+    def readable(self, array: str, index: Index) -> bool:
+        """Whether lanes are consecutive elements of an array, none of them outside it."""
+        unit = self.unit(array, index) and self.inside(index[-1], self.store.shapes[array][-1])
+        return unit and not self.store.warps and array not in self.store.tiles
+
+    def data_test(self, array: str, index: Index, relation: str, other: Arg, place: Place) -> Arg:
+        """Elements of an integer or bool array along the lanes against an integer."""
+        pointer, offset, element = self.offset(array, index, place)
+        mask = self.lane_mask(place) or Const(True, "m")
+        at = self.address.poly(offset, self.env)
+        return self.b.here("m", "test", pointer, at, other, mask, attrs=(element, relation))
 
     def lane_test(self, op: str, start: Arg, step: int) -> Arg:
         """start + step * lane >= 0 (or == 0) for each lane: the crossing lane is clamped, so nothing overflows."""
@@ -206,5 +226,6 @@ class Values(Memory):
     def flush(self) -> None:
         """Stores every tile value of the block."""
         for (array, _), (value, index, place) in self.current.items():
-            self.store_at(array, index, value, place)
+            if array not in self.store.inner:
+                self.store_at(array, index, value, place)
         self.current.clear()

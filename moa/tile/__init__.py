@@ -15,7 +15,7 @@ from moa.poly import Poly, var
 from moa.tile.formulas import fold_uses
 from moa.tile.phase import PhaseBuilder, Target
 from moa.tile.plan import NeedStore, Plan, ends
-from moa.tile.reuse import reuse
+from moa.tile.reuse import inner, reuse
 from moa.tile.strategy import Strategy
 from moa.tiles import Phase, Tiles
 
@@ -57,8 +57,12 @@ def _attempt(plan: Plan) -> Tiles:
     if waiting:
         phases.append(_phase(plan, len(phases), waiting))
     arrays = tuple(plan.memory.values())
+
+    def done(p: Phase) -> Phase:
+        return reuse(p) if plan.strategy.warps else inner(reuse(p))
+
     hosts = tuple((name, s) for s, name in plan.hosts.items())
-    return Tiles(plan.normal.name, plan.normal.inputs, arrays, hosts, tuple(reuse(p) for p in phases))
+    return Tiles(plan.normal.name, plan.normal.inputs, arrays, hosts, tuple(done(p) for p in phases))
 
 
 def _in_memory(plan: Plan) -> list[Eq | Fold | Recurrence]:
@@ -309,4 +313,7 @@ def _fold_row(plan: Plan, fold: Fold, items: tuple[Axis, ...]) -> str | None:
     found = [k for k in range(len(items)) if fold.shared[k][0] not in ended]
     if not any(score.values()) and any(len(m.outer) > len(fold.shared) + 1 for m in fold.members):
         return None  # rows would share no load, and states that are matrices have lanes and blocks of their own
-    return items[max(found, key=lambda k: (score[fold.shared[k][0]], k))][0] if found else None
+    best = max((score[fold.shared[k][0]] for k in found), default=0)
+    found = [k for k in found if score[fold.shared[k][0]] == best]
+    back = plan.strategy.row if best else 0  # where nothing is shared, the innermost has what is nearest in memory
+    return items[found[max(0, len(found) - 1 - back)]][0] if found else None

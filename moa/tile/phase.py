@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from moa.domains import TileRange
+from moa.laws.split import conjuncts
 from moa.normal import (
     TRUE,
     Cond,
@@ -28,12 +29,14 @@ from moa.normal import (
     rename,
 )
 from moa.ops import OPERATORS
-from moa.poly import const, var
+from moa.poly import Poly, const, var
+from moa.tile.edges import bounded
 from moa.tile.formulas import renamed_fold
 from moa.tile.place import as_index
 from moa.tile.plan import NeedStore
+from moa.tile.sift import separable
 from moa.tile.statements import Scope, Statements
-from moa.tiles import Loop, Map, Phase, Reduce, Tile, TileAxis, TileStmt, When
+from moa.tiles import Bounds, Loop, Map, Phase, Reduce, Sift, Tile, TileAxis, TileStmt, When
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +166,16 @@ class PhaseBuilder(Statements):
         suffix = "" if not self.folds else f"'{len(self.folds)}"
         done = self.folds[key] = renamed_fold(fold, names, suffix)
         self.fold_start(done)
+        data = self.sifted(done)
+        edges = self.edges(done)
         for r in self.ranges(done):
             if r.kind != "classified":
-                body = self.round(done, r.kind == "partial")
+                body = self.edged(self.round(done, r.kind == "partial"), r, edges)
+                if data:
+                    every = self.edged(self.round(done, r.kind == "partial", data), r, edges)
+                    body = (Sift(data, done.axis[0], every, body),)
+                    self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind, data))
+                    continue
             else:
                 body = self.round(done, True)
                 if not r.full.is_false:
@@ -175,15 +185,37 @@ class PhaseBuilder(Statements):
             self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind))
         return done
 
-    def round(self, fold: Fold, partial: bool) -> tuple[TileStmt, ...]:
-        """The statements for one tile of the fold's axis."""
+    def edges(self, fold: Fold) -> Bounds | None:
+        """What each vector of rows visits of the fold's axis, where rows are several vectors."""
+        s = self.plan.strategy
+        if self.lanes is None or s.warps or s.rows <= s.width or any(m.domain != fold.domain for m in fold.members):
+            return None
+        return self.plan.bounds(fold.domain, self.lanes, fold.axis[0], self.extents(fold), self.items)
+
+    def edged(self, body: tuple[TileStmt, ...], r: TileRange, edges: Bounds | None) -> tuple[TileStmt, ...]:
+        if edges is None or r.kind != "partial" or self.lanes is None:
+            return body
+        return bounded(body, edges, self.lanes, self.plan.strategy)
+
+    def sifted(self, fold: Fold) -> tuple[Cond, ...]:
+        """The conditions on data of a fold's domain of which a tile can be tested at once."""
+        if self.plan.strategy.warps or any(m.domain != fold.domain for m in fold.members):
+            return ()
+        if self.lanes is None:  # to look at what few rows compare takes as long as to compute them
+            return ()
+        return tuple(c for c in self.plan.tested(fold.domain) if separable(c, fold.axis[0], self.row, self.items))
+
+    def round(self, fold: Fold, partial: bool, known: tuple[Cond, ...] = ()) -> tuple[TileStmt, ...]:
+        """The statements for one tile of the fold's axis, of whose domain the conditions `known` hold everywhere."""
         body = Scope(self.scope, fold.axis[0])
-        self.fold_body(fold, body, partial)
+        self.fold_body(fold, body, partial, known)
         return tuple(body.out)
 
     def ranges(self, fold: Fold) -> tuple[TileRange, ...]:
-        extents = {v: a.extent for v, a in self.axes.items() if a.role == "item"} | {fold.axis[0]: fold.axis[1]}
-        return self.plan.ranges(fold.domain, self.row, fold.axis[0], extents, self.items)
+        return self.plan.ranges(fold.domain, self.row, fold.axis[0], self.extents(fold), self.items)
+
+    def extents(self, fold: Fold) -> dict[str, Poly]:
+        return {v: a.extent for v, a in self.axes.items() if a.role == "item"} | {fold.axis[0]: fold.axis[1]}
 
     def fold_start(self, fold: Fold) -> None:
         """Emits the start states and references."""
@@ -205,7 +237,7 @@ class PhaseBuilder(Statements):
                 self.states[n] = (n, positions)
             self.emit(Map(load(name, as_index(axes)), self.resolve(r, self.scope)), self.scope)
 
-    def fold_body(self, fold: Fold, scope: Scope, partial: bool) -> None:
+    def fold_body(self, fold: Fold, scope: Scope, partial: bool, known: tuple[Cond, ...] = ()) -> None:
         """Emits one round: for each member, its references, the move of its state, and what it adds."""
         names = fold.references()
         updated: set[Scalar] = set()
@@ -219,6 +251,8 @@ class PhaseBuilder(Statements):
             if m.move:
                 self.move(fold, m, scope)
             domain = self.plan.mask(m.domain, fold.domain, partial)
+            if known:
+                domain = both(*(c for c in conjuncts(domain) if c not in known))
             for k in range(m.width):
                 self.add(m, k, domain, scope)
 

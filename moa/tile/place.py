@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from moa.normal import Index, Scalar, cond_polys, loads, subterms
+from moa.normal import Index, Scalar, cond_polys, load, loads, subterms
 from moa.poly import Poly
 from moa.tile.strategy import Strategy
 from moa.tiles import Map, Nest, Reduce, TileAxis, TileStmt
@@ -15,6 +15,11 @@ SCATTER = 2.0  # likewise stored
 BANKS = 4.0  # cost of lanes on their own in the scratch of a block of threads, all at once: rows are padded for it
 REUSE, REUSE_ELSEWHERE = 0.25, 0.6  # loads that a register block shares: the row axis holds several vectors
 MOST_SCATTERED = 24  # integers that each lane makes on its own: beyond them, one element at a time is shorter code
+ACCUMULATORS = 16  # of a register block: half of the registers, and enough to hide how long a multiply-add takes
+MOST_VECTORS, SHORT_BLOCK = 8, 4  # of them along the lanes, and along another axis where both are many
+STREAMS = 2  # rows of an array that are read at once where several share them; else 1: memory is fastest in order
+MOST_TERMS = 12  # of what is computed in blocks of many vectors: there are as many copies of it
+FUNCTIONS, FUNCTION_TERMS = ("exp", "exp2", "log", "tanh", "erf"), 8
 INSIDE = 1 / 16  # what is done once for a whole reduction, beside what is done for each of its elements
 
 
@@ -75,37 +80,116 @@ def choose_lane(
     return None if best is None else best[2]
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a statement stands in.
+
+    static   the axes whose vectors are a fixed number: a reduction across a whole nest keeps its partial results in
+             registers, which needs that or a nest of nothing but the reduced axis
+    row      that of the work item, where it is not in lanes
+    axis     that of the loop over tiles, if it stands in one
+    vectors  along the lane axis of the statement; 0 where that is not known
+    alone    it shares no nest
+    """
+
+    static: frozenset[str] = frozenset()
+    row: str | None = None
+    axis: str | None = None
+    vectors: int = 0
+    alone: bool = False
+
+
 def place(
     body: list[TileStmt],
     statement: Map | Reduce,
     loops: tuple[str, ...],
     lane: str | None,
-    static: frozenset[str],
     s: Strategy,
-    alone: bool = False,
+    around: Around,
 ) -> None:
-    """Appends a statement to the last nest of `body` where that keeps its meaning, else to a new one; `alone` to none.
-
-    `static` are the axes whose vectors are a fixed number: a reduction across the whole nest keeps its partial results
-    in registers, which needs that or a nest of nothing but the reduced axis.
-    """
-    alone = alone or lane_by_lane(statement, lane)
-    if not alone and body and isinstance(body[-1], Nest) and joins(body[-1], statement, loops, lane, static):
+    """Appends a statement to the last nest of `body` where that keeps its meaning, else to a new one."""
+    alone = around.alone or lane_by_lane(statement, lane) or (not s.warps and bool(body) and turns(body[-1]))
+    if not alone and body and isinstance(body[-1], Nest) and joins(body[-1], statement, loops, lane, around.static):
         nest = body[-1]
-        body[-1] = replace(nest, statements=(*nest.statements, statement), loops=blocks(nest, statement, s))
+        body[-1] = blocked(replace(nest, statements=(*nest.statements, statement)), statement, s, around)
         return
-    nest = Nest(tuple((a, 1) for a in loops), lane, (statement,))
-    body.append(replace(nest, loops=blocks(nest, statement, s)))
+    body.append(blocked(Nest(tuple((a, 1) for a in loops), lane, (statement,)), statement, s, around))
 
 
-def blocks(nest: Nest, statement: Map | Reduce, s: Strategy) -> tuple[tuple[str, int], ...]:
-    """Block sizes: the innermost looped axis, more of it where a statement reduces inside."""
-    if not nest.loops or any(lane_by_lane(x, nest.lane) for x in nest.statements):
-        return nest.loops
-    *outer, (last, size) = nest.loops
-    names = {a for a, _ in nest.loops} | {nest.lane}
-    inside = isinstance(statement, Reduce) and any(a not in names for a in statement.over)
-    return (*outer, (last, max(size, s.block if inside else s.map_block)))
+def blocked(nest: Nest, statement: Map | Reduce, s: Strategy, around: Around) -> Nest:
+    """The nest with sizes of its blocks: more of the innermost looped axis where a statement reduces for each element.
+
+    Where rows are not in lanes, several of them share what is loaded for one, and what is streamed for them is fetched
+    while the round before is computed. Several vectors of the lane axis do not wait for one another's multiply-adds.
+    """
+    if any(lane_by_lane(x, nest.lane) for x in nest.statements):
+        return nest
+    own = tuple(a for a, _ in nest.loops)
+    inside = isinstance(statement, Reduce) and any(a not in (*own, nest.lane) for a in statement.over)
+    across = horizontal(statement, own, nest.lane)
+    sizes = dict(nest.loops)
+    if own and not s.warps and turned(nest, own[-1]):
+        ahead = around.axis if own[-1] == around.axis else None
+        return replace(nest, loops=(*nest.loops[:-1], (own[-1], s.width)), ahead=ahead)
+    if own:
+        sizes[own[-1]] = max(sizes[own[-1]], s.block if inside else s.map_block)
+    if s.warps or nest.lane is None or nest.lane in around.static or not (inside or across):
+        return replace(nest, loops=tuple(sizes.items()))
+    if around.row in sizes:
+        sizes[around.row] = s.row_block
+        nest = replace(nest, ahead=around.axis if nest.lane != around.axis else None)
+    if across:
+        if own and own[-1] == around.axis:
+            sizes[own[-1]] = STREAMS if around.row in sizes else 1
+        return replace(nest, loops=tuple(sizes.items()))
+    if own and own[-1] != around.row:
+        sizes[own[-1]] = min(sizes[own[-1]], SHORT_BLOCK)
+    most = ACCUMULATORS // sizes[own[-1]] if own else MOST_VECTORS
+    if terms(nest) > MOST_TERMS:
+        most = 1
+    return replace(nest, loops=tuple(sizes.items()), vectors=max(nest.vectors, together(around.vectors, most)))
+
+
+def turned(nest: Nest, axis: str) -> tuple[Scalar, ...]:
+    """The loads that are strided along the lanes and contiguous along an axis, if the nest does little but them.
+
+    A block of as many positions as lanes is loaded along the axis and transposed in registers.
+    """
+    lane = nest.lane
+    if lane is None or any(isinstance(x, Reduce) or lane_by_lane(x, lane) for x in nest.statements):
+        return ()
+    if terms(nest) > MOST_TERMS:
+        return ()
+    found = dict.fromkeys((a, index) for x in nest.statements for a, index in loads(x.value))
+    return tuple(
+        load(a, index)
+        for a, index in found
+        if index and stride_kind(index, lane) == "strided" and stride_kind(index, axis) == "unit" and plain(index)
+    )
+
+
+def plain(index: Index) -> bool:
+    """Whether an index is a polynomial of variables and sizes: an address that is cheap for each lane."""
+    return all(a.kind in ("var", "size", "int") for p in index for a in p.atoms())
+
+
+def terms(nest: Nest) -> int:
+    """How much there is to compute for one vector: operations, functions, and integers that are not polynomials."""
+    found = dict.fromkeys(y for x in nest.statements for y in subterms(x.value))
+    polys = [p for y in found if y.op == "select" for p in cond_polys(y.args[0])]
+    polys += [p for y in found if y.op in ("int", "load") for p in (y.args if y.op == "int" else y.args[1])]
+    functions = sum(FUNCTION_TERMS for y in found if y.op in FUNCTIONS)
+    return len(found) + functions + sum(len(p.atoms()) for p in polys if not plain((p,)))
+
+
+def turns(s: TileStmt) -> bool:
+    return isinstance(s, Nest) and bool(s.loops) and bool(turned(s, s.loops[-1][0]))
+
+
+def together(count: int, most: int) -> int:
+    """How many of `count` vectors to take at once: those that leave the fewest rounds; 0 are an unknown number."""
+    most = max(1, min(most, MOST_VECTORS))
+    return min(range(1, most + 1), key=lambda k: (count // k + count % k, k)) if count else most
 
 
 def joins(
@@ -144,18 +228,32 @@ def joins(
     return True
 
 
+def lane_load(p: Poly, lane: str) -> tuple[int, str, Index, Poly] | None:
+    """(sign, array, index, rest): p = sign * array[index] + rest, and only the array moves along the lanes, by one."""
+    moving = [(m, c) for m, c in p.terms if lane in Poly({m: c}).vars()]
+    if len(moving) != 1 or len(moving[0][0]) != 1 or moving[0][1] not in (1, -1):
+        return None
+    ((a,), c) = moving[0]
+    if a.kind != "load" or stride_kind(a.args, lane) != "unit":
+        return None
+    return int(c), a.name, a.args, p - Poly({(a,): c})
+
+
 def scattered(value: Scalar, lane: str) -> int:
     """How many integers each lane makes on its own in a value: those of indices and conditions that are not linear."""
     found = [p for s in subterms(value) if s.op == "select" for p in cond_polys(s.args[0])]
     found += [p for s in subterms(value) if s.op == "int" for p in s.args]
     found += [p for _, index in loads(value) for p in index if stride_kind(index, lane) == "strided"]
-    return sum(len(p.atoms()) for p in dict.fromkeys(found) if lane in p.vars() and p.coefficient(lane) is None)
+    alone = [p for p in dict.fromkeys(found) if lane in p.vars() and p.coefficient(lane) is None]
+    return sum(len(p.atoms()) for p in alone if lane_load(p, lane) is None)
 
 
 def lane_by_lane(statement: Map | Reduce, lane: str | None) -> bool:
     """Whether a condition in it is made for each lane on its own: a block of such statements would be long code."""
     return lane is not None and any(
-        lane in p.vars() and ((c := p.coefficient(lane)) is None or c.as_int() not in (1, -1))
+        lane in p.vars()
+        and ((c := p.coefficient(lane)) is None or c.as_int() not in (1, -1))
+        and lane_load(p, lane) is None
         for s in subterms(statement.value)
         if s.op == "select"
         for p in cond_polys(s.args[0])

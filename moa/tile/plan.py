@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from moa.domains import TileRange, split, tile_ranges
+from moa.domains import TileRange, split, tile_hull, tile_ranges
 from moa.laws.split import conjuncts
-from moa.normal import TRUE, Cond, Eq, Fold, Member, Normal, Scalar, apply, both, choose, loads, map_cond
+from moa.normal import TRUE, Cond, Eq, Fold, Member, Normal, Scalar, apply, both, choose, lit, loads, map_cond
 from moa.poly import Poly, const, minimum, var
 from moa.tile.strategy import Strategy
-from moa.tiles import Array
+from moa.tiles import Array, Bounds
 
 
 class NeedStore(Exception):
@@ -70,8 +70,11 @@ class Plan:
         )
         self.references = {n for f in self.folds.values() for n in f.references().values()}
 
-    def hosted(self, s: Scalar) -> Scalar:
-        """s with each largest part that has no index variable and reads no array made a host scalar."""
+    def hosted(self, s: Scalar, inverse: bool = False) -> Scalar:
+        """s with each largest part that has no index variable and reads no array made a host scalar.
+
+        inverse  a division by one is a multiplication by its inverse, which is rounded as often: once
+        """
         if s.op in ("lit", "load", "ref"):
             return s
         if not s.vars() and not loads(s) and not (s.op == "param" and s.args[0].startswith("host#")):
@@ -80,8 +83,10 @@ class Plan:
             return Scalar("param", (self.hosts[s],))
         if s.op == "select":
             c = map_cond(s.args[0], lambda p: p, self.hosted)
-            return choose(c, self.hosted(s.args[1]), self.hosted(s.args[2]))
-        return apply(s.op, *(self.hosted(x) for x in s.operands)) if s.operands else s
+            return choose(c, self.hosted(s.args[1], inverse), self.hosted(s.args[2], inverse))
+        if s.op == "div" and inverse and not s.args[1].vars() and not loads(s.args[1]):
+            return apply("mul", self.hosted(s.args[0], inverse), self.hosted(apply("div", lit(1), s.args[1])))
+        return apply(s.op, *(self.hosted(x, inverse) for x in s.operands)) if s.operands else s
 
     def ranges(
         self, domain: Cond, row: str | None, red: str, extents: Mapping[str, Poly], items: tuple[str, ...]
@@ -104,6 +109,23 @@ class Plan:
         if any(r.kind == "classified" for r in found):
             found = tile_ranges(affine, row, rows, red, s.keys, extents, outer)
         return tuple(replace(r, hi=minimum(r.hi, end)) for r in found) if found_ends else found
+
+    def bounds(
+        self, domain: Cond, row: str, red: str, extents: Mapping[str, Poly], items: tuple[str, ...]
+    ) -> Bounds | None:
+        """What one vector of rows visits of a fold's axis, where that is known."""
+        affine, _ = split(domain, items, red, tuple(v for v in items if v != row))
+        s = self.strategy
+        found = tile_hull(affine, row, s.width, red, s.granule, extents, tuple(v for v in items if v != row))
+        if affine.is_true or found is None:
+            return None
+        lo, hi = (p.rename({f"{row}@0": var(f"{row}@v")}) for p in found)
+        return Bounds(red, lo, hi)
+
+    def tested(self, domain: Cond) -> tuple[Cond, ...]:
+        """The conjuncts of a domain that are conditions on data."""
+        _, rest = split(domain, sorted(domain.vars()), "", ())
+        return tuple(sorted(conjuncts(rest), key=str)) if not rest.is_true else ()
 
     def mask(self, own: Cond, union: Cond, partial: bool) -> Cond:
         """What must still be tested per element of a member's domain inside tiles of the union of domains."""

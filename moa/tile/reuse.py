@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from moa.normal import Scalar, load, loads, map_scalar
-from moa.tiles import Loop, Map, Nest, Phase, Reduce, TileStmt, When
+from moa.normal import Index, Scalar, load, loads, map_scalar
+from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, TileStmt, When
 
 
 def reuse(phase: Phase) -> Phase:
@@ -25,6 +25,45 @@ def reuse(phase: Phase) -> Phase:
     return replace(phase, tiles=tiles, body=tuple(_renamed(s, final) for s in phase.body))
 
 
+def inner(phase: Phase) -> Phase:
+    """The phase with tiles that every nest writes before it reads them, at one index, as values of their blocks."""
+    nests = list(_nests(phase.body))
+    tiles = tuple(
+        replace(t, space="block") if t.space == "scratch" and all(_own(x, t.name) for x in nests) else t
+        for t in phase.tiles
+    )
+    return replace(phase, tiles=tiles)
+
+
+def _own(nest: Nest, name: str) -> bool:
+    """Whether a nest reads a tile only after it wrote it, where it wrote it."""
+    index: Index | None = None
+    names = {nest.lane, *(a for a, _ in nest.loops)}
+    for s in nest.statements:
+        if any(a == name and i != index for a, i in loads(s.value)):
+            return False
+        if s.target.args[0] == name:
+            crossing = isinstance(s, Reduce) and not names.isdisjoint(s.over)
+            starts = isinstance(s, Map) or s.fresh
+            if crossing or (index is None and not starts) or index not in (None, s.target.args[1]):
+                return False
+            index = s.target.args[1]
+    return True
+
+
+def _nests(body: Iterable[TileStmt]) -> Iterable[Nest]:
+    for x in body:
+        match x:
+            case Loop():
+                yield from _nests(x.body)
+            case When():
+                yield from _nests((*x.body, *x.other))
+            case Sift():
+                yield from _nests((*x.every, *x.some))
+            case Nest():
+                yield x
+
+
 def _visit(body: tuple[TileStmt, ...], phase: Phase, names: dict[str, str], after: frozenset[str]) -> None:
     """Looks for in-place maps; `after` are the arrays read after this body (in loops: by the next round too)."""
     for k, x in enumerate(body):
@@ -36,6 +75,9 @@ def _visit(body: tuple[TileStmt, ...], phase: Phase, names: dict[str, str], afte
             case When():
                 _visit(x.body, phase, names, later)
                 _visit(x.other, phase, names, later)
+            case Sift():
+                _visit(x.every, phase, names, later)
+                _visit(x.some, phase, names, later)
             case Nest():
                 _nest(x, phase, names, later)
 
@@ -72,14 +114,8 @@ def _written_once(body: Iterable[TileStmt], name: str, old: str) -> bool:
 
 
 def _statements(body: Iterable[TileStmt]) -> Iterable[Map | Reduce]:
-    for x in body:
-        match x:
-            case Loop():
-                yield from _statements(x.body)
-            case When():
-                yield from _statements((*x.body, *x.other))
-            case Nest():
-                yield from x.statements
+    for nest in _nests(body):
+        yield from nest.statements
 
 
 def _reads(body: Iterable[TileStmt]) -> set[str]:
@@ -115,6 +151,10 @@ def _renamed(s: TileStmt, final: object) -> TileStmt:
         case When():
             return replace(
                 s, body=tuple(_renamed(x, final) for x in s.body), other=tuple(_renamed(x, final) for x in s.other)
+            )
+        case Sift():
+            return replace(
+                s, every=tuple(_renamed(x, final) for x in s.every), some=tuple(_renamed(x, final) for x in s.some)
             )
         case Nest():
             return replace(

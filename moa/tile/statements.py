@@ -31,7 +31,7 @@ from moa.normal import (
 from moa.ops import OPERATORS
 from moa.poly import Poly, var
 from moa.tile.formulas import base_two
-from moa.tile.place import MOST_SCATTERED, as_index, choose_lane, place, scattered, stride_kind
+from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, plain, scattered, stride_kind
 from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Map, Nest, Reduce, Tile, TileAxis, TileStmt
 
@@ -58,6 +58,7 @@ class Statements(ABC):
         self.plan = plan
         self.name = name
         self.row = row if plan.strategy.rows > 1 else None
+        self.lanes = self.row if plan.strategy.rows_in_lanes else None  # the row, where it is in lanes
         self.axes: dict[str, TileAxis] = {}
         for v, extent in items:
             self.axes[v] = TileAxis(v, "item", extent, plan.strategy.rows if v == row else 1)
@@ -105,9 +106,9 @@ class Statements(ABC):
         return self.axes[v].step != 1
 
     def order(self, names: Iterable[str], lane: str | None) -> tuple[str, ...]:
-        """Axes of a tile: as given, with the lane axis (or the row axis) last, contiguous."""
+        """Axes of a tile: as given, with the lane axis (or that of rows in lanes) last, contiguous."""
         out = list(names)
-        last = lane if lane in out else self.row
+        last = lane if lane in out else self.lanes
         if last in out:
             out.remove(last)
             out.append(last)
@@ -198,9 +199,9 @@ class Statements(ABC):
         def reused(array: str, index: Index) -> bool:
             return self.packable(array, index) and not set(names) <= {v for p in index for v in p.vars()}
 
-        axes = [self.axes[v] for v in names]
+        axes = [self.axes[v] for v in names if v != self.row or v == self.lanes]
         return choose_lane(
-            axes, target, value, over, self.row, self.plan.strategy, free, reused, self.plan.memory.__contains__
+            axes, target, value, over, self.lanes, self.plan.strategy, free, reused, self.plan.memory.__contains__
         )
 
     def integral(self, target: Scalar) -> bool:
@@ -219,25 +220,61 @@ class Statements(ABC):
             self.axes[v].role == "loop" for p in index for v in p.vars() if v in self.axes
         )
 
-    def emit(self, statement: Map | Reduce, scope: Scope) -> None:
+    def emit(self, statement: Map | Reduce, scope: Scope, alone: bool = False) -> None:
         value = statement.value
         if scope.loop is not None and any(
             array.removesuffix(".old") in self.plan.references for array, _ in loads(value)
         ):
             value = base_two(value)
-        statement = replace(statement, value=self.plan.hosted(value))
+        inverse = self.plan.strategy.inverses and scope.loop is not None
+        statement = replace(statement, value=self.plan.hosted(value, inverse))
         over = statement.over if isinstance(statement, Reduce) else ()
         lane = self.lane(statement.target, statement.value, over)
         if lane is not None and scattered(statement.value, lane) > MOST_SCATTERED:
             lane = None
-        if lane is not None and scope.loop is not None:
-            statement = replace(statement, value=self.packed(statement.value, lane))
+        if lane is not None and (scope.loop is not None or (over and not self.plan.strategy.warps)):
+            every = frozenset(self.statement_axes(statement.target, over)) if scope.loop is None else None
+            statement = replace(statement, value=self.packed(statement.value, lane, every))
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
+        if lane is not None and lane == self.lanes and scope.loop is not None and loops and not over:
+            statement = replace(statement, value=self.turned(statement.value, lane, loops[-1], scope))
         if over and lane is not None and scope.loop is not None and self.plan.strategy.staged:
             statement = replace(statement, value=self.staged(statement.value, lane, loops[-1:], scope))
-        static = frozenset({self.row} if self.row else ())
-        whole = isinstance(statement, Reduce) and self.integral(statement.target)  # not in the lanes of others
-        place(scope.out, statement, loops, lane, static, self.plan.strategy, whole)
+        s = self.plan.strategy
+        around = Around(
+            frozenset({self.lanes} if self.lanes else ()),
+            self.row if self.row != self.lanes else None,
+            scope.loop,
+            0 if lane is None else (self.axes[lane].capacity.as_int() or 0) // s.width,
+            alone or (isinstance(statement, Reduce) and self.integral(statement.target)),  # not in the lanes of others
+        )
+        place(scope.out, statement, loops, lane, s, around)
+
+    def turned(self, value: Scalar, lane: str, axis: str, scope: Scope) -> Scalar:
+        """The value with matrices that are strided along the lanes and contiguous along an axis read from tiles.
+
+        A tile is copied before, by transposing; but not where it is all that is done.
+        """
+        if self.plan.strategy.warps or self.plan.strategy.width == 1 or value.op == "load":
+            return value
+
+        def node(x: Scalar) -> Scalar | None:
+            if x.op != "load" or x.args[0] not in self.plan.memory or self.plan.memory[x.args[0]].kind != "f":
+                return None
+            index = x.args[1]
+            if stride_kind(index, lane) != "strided" or stride_kind(index, axis) != "unit" or not plain(index):
+                return None
+            names = [v for v in self.axes if self.tiled(v) and any(v in p.vars() for p in index)]
+            key = ("turned", *x.args)
+            if scope.find(key) is None:
+                axes = self.order(names, lane)
+                tile = self.tile_for(f"{x.args[0]}.t", index, axes, scope)
+                scope.memo[key] = load(tile, as_index(axes))
+                self.emit(Map(scope.memo[key], x), scope, alone=True)
+                earlier(scope.out, x.args[0])
+            return scope.find(key)
+
+        return map_scalar(value, node)
 
     def staged(self, value: Scalar, lane: str, block: tuple[str, ...], scope: Scope) -> Scalar:
         """The value with matrices that are the same in all lanes read from tiles, copied before; `block` is contiguous.
@@ -264,11 +301,16 @@ class Statements(ABC):
 
         return map_scalar(value, node)
 
-    def packed(self, value: Scalar, lane: str) -> Scalar:
-        """The value with loop-invariant loads that are strided along the lanes read from a tile packed before."""
+    def packed(self, value: Scalar, lane: str, once: frozenset[str] | None = None) -> Scalar:
+        """The value with loop-invariant loads that are strided along the lanes read from a tile packed before.
+
+        A load that has all axes `once` of its statement is needed once, and stays.
+        """
 
         def node(x: Scalar) -> Scalar | None:
             if x.op != "load" or stride_kind(x.args[1], lane) != "strided" or not self.packable(*x.args):
+                return None
+            if once is not None and once <= {v for p in x.args[1] for v in p.vars()}:
                 return None
             key = ("pack", *x.args, lane)
             found = self.scope.find(key)

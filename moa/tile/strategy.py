@@ -10,12 +10,15 @@ class Strategy:
     """Parameters of the tiler for one variant.
 
     width       lanes of a vector
-    rows        values of the row axis in one work item: a multiple of the width, or 1
+    rows        values of the row axis in one work item: a multiple of the width, which are the lanes, or fewer than
+                the width, with lanes along other axes
     keys        steps of a loop over a reduced axis that are in scratch at a time
     block       rows of a register block of a statement that reduces inside
     map_block   rows of a register block of elementwise statements: their coefficients want registers too
     granule     ranges of a domain are cut at multiples of this
     warps       that share a work item, of `width` threads each; 0 where one thread does all of it
+    row         which axis is the row, of those whose values share the most loads: 0 the innermost, 1 the next, ..
+    inverses    host scalars are more precise than what is computed: inside loops one divides by multiplying
     staged      operands of products that are the same in all lanes are copied to scratch first
     """
 
@@ -27,7 +30,18 @@ class Strategy:
     granule: int = 4
     warps: int = 0
     staged: bool = False
+    row: int = 0
+    inverses: bool = False
 
     def __post_init__(self) -> None:
-        assert self.rows == 1 or self.rows % self.width == 0, self
+        assert self.rows < self.width or self.rows % self.width == 0, self
         assert self.keys % self.width == 0, self
+
+    @property
+    def rows_in_lanes(self) -> bool:
+        return self.rows % self.width == 0
+
+    @property
+    def row_block(self) -> int:
+        """How many rows are in a register block where they are not the lanes: without a rest, if that can be."""
+        return next((k for k in range(8, 2, -1) if self.rows % k == 0), min(self.rows, 4))
