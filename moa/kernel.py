@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from moa.pipeline import (
 from moa.poly import Poly
 from moa.storage import STORAGE, computed, numpy_dtype
 from moa.text import MoaError, printable
-from moa.tile import Strategy, tile
+from moa.tile import Strategy, made_again, tile
 
 Array = NDArray[Any]
 DTYPES: dict[str, Element] = {dtype: STORAGE[computed(dtype)] for dtype in STORAGE}  # what is computed in
@@ -44,6 +45,7 @@ VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumul
 KEYS = {"f64": 96, "f32": 192}
 MOST_CALLS = 256  # shapes whose plans are kept
 LONGEST_BLOCK = 3500  # instructions in one block; with more, fewer rows are computed at once
+LONG_SUM = 16  # terms: shorter sums are made again rather than stored
 FEW_ROWS = 2  # up to this many rows, lanes along another axis cost less
 SINGLE_THREAD_FLOPS = 6_000_000  # below about 100 us on one thread, waking another costs more than it brings
 PLANNING = threading.RLock()  # one compilation at a time; a fork waits for it, so that none is cut off in the child
@@ -138,6 +140,7 @@ class Kernel:
         self._derivations: dict[int, Derivation] = {}
         self._variants: dict[tuple[Any, ...], Variant] = {}
         self._row_extents: dict[Any, tuple[Poly, ...]] = {}
+        self._again: dict[Any, tuple[tuple[str, Poly, Poly], ...]] = {}
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._fronts: dict[int, Front] = {}
         self._places: dict[tuple[int, str, Strategy], Placed] = {}  # as calls are at sizes that were asked about
@@ -373,11 +376,19 @@ class Kernel:
         self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
     ) -> Variant:
         """The instance for these sizes: the number of rows in a work item follows the rows there are."""
-        strategy = self.strategy_for(self._rows(ranks, form, sizes))
-        key = (ranks, form, tuple(sorted(fixed.items())), unit, strategy.rows)
+        strategy = self.strategy_at(ranks, form, sizes)
+        key = (ranks, form, tuple(sorted(fixed.items())), unit, strategy.rows, strategy.short, strategy.stored)
         if key not in self._variants:
             self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
         return self._variants[key]
+
+    def strategy_at(self, ranks: int, form: str, sizes: Mapping[str, int]) -> Strategy:
+        """Tiles for these sizes."""
+        extents = {str(e): evaluate(e, sizes) for e in self._extents(ranks, form)}
+        strategy = self.strategy_for(max(extents.values(), default=1))
+        width = strategy.width
+        short = sorted(e for e, n in extents.items() if n < width <= max(extents.values()))
+        return replace(strategy, short=tuple(short), stored=self._stored_once(ranks, form, sizes, width))
 
     def strategy_for(self, rows: int) -> Strategy:
         """Tiles for so many rows there are: vectors of them, or one row where lanes are along another axis."""
@@ -398,7 +409,7 @@ class Kernel:
         self, sizes: Mapping[str, int], form: str, strategy: Strategy | None = None, ranks: int = 0
     ) -> Placed:
         """A form as calls of contiguous arrays run it at these sizes, or in other tiles; sizes stay names in it."""
-        strategy = strategy or self.strategy_for(self._rows(ranks, form, sizes))
+        strategy = strategy or self.strategy_at(ranks, form, sizes)
         key = ranks, form, strategy
         if key not in self._places:
             unit = frozenset(p.name for p in self._front(ranks).program.inputs)
@@ -460,8 +471,27 @@ class Kernel:
             self._many_rows[width] = place(d, strategy, self._element, {}, own, self._stored)
         return self._many_rows[width]
 
+    def _stored_once(self, ranks: int, form: str, sizes: Mapping[str, int], width: int) -> tuple[str, ...]:
+        """The sums that several phases need and that are no larger than an argument: they are made once."""
+        key = ranks, form
+        if key not in self._again:
+            strategy = Strategy(width, VECTORS * width, KEYS[self._element])
+            self._again[key] = self._kept.value(
+                tuple[tuple[str, Poly, Poly], ...],
+                lambda: made_again(self._formed(ranks, form).streamed, strategy),
+                *("again", str(ranks), form, str(strategy)),
+            )
+        shapes = (p.shape for p in self._front(ranks).program.inputs if p.kind == "f")
+        largest = max((prod(evaluate(e, sizes) for e in shape) for shape in shapes), default=1)
+        found = ((n, evaluate(elements, sizes), evaluate(length, sizes)) for n, elements, length in self._again[key])
+        return tuple(n for n, elements, length in found if elements <= largest and length >= LONG_SUM)
+
     def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int = 0) -> int:
         """The extent of the axis that work items tile, in vectors of `width` lanes (by default this machine's)."""
+        return max((evaluate(e, sizes) for e in self._extents(ranks, form, width)), default=1)
+
+    def _extents(self, ranks: int, form: str, width: int = 0) -> tuple[Poly, ...]:
+        """The extents of the axes that work items tile."""
         from moa.backends.llvm import host
 
         width = width or host().width(self._element)
@@ -473,7 +503,7 @@ class Kernel:
                 lambda: row_extents(tile(self._formed(ranks, form).streamed, strategy)),
                 *("rows", str(ranks), form, str(strategy)),
             )
-        return max((evaluate(e, sizes) for e in self._row_extents[key]), default=1)
+        return self._row_extents[key]
 
 
 def _intermediates(derivation: Derivation) -> frozenset[str]:

@@ -17,6 +17,8 @@ class Strategy:
     granule     ranges of a domain are cut at multiples of this
     warps       that share a work item, of `width` threads each; 0 where one thread does all of it
     staged      operands of products that are the same in all lanes are copied to scratch first
+    stored      equations that are arrays in memory although each phase could make them again
+    short       extents that are less than a vector: their axes are no rows where another one serves as well
     """
 
     width: int
@@ -27,6 +29,8 @@ class Strategy:
     granule: int = 4
     warps: int = 0
     staged: bool = False
+    short: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.rows == 1 or self.rows % self.width == 0, self
