@@ -147,7 +147,10 @@ def cells(title: str, e: dict[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-FORMS = {"open": "sums exchanged", "carry": "carried", "chunk": "in chunks", "in parts": "in parts"}
+FORMS = {
+    "open": "sums exchanged", "carry": "carried", "chunk": "in chunks", "in parts": "in parts",
+    "products in": "products apart",
+}  # fmt: skip
 
 
 def words_of(form: str) -> str:

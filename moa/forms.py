@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from moa.laws.algebra import reads
-from moa.laws.assemble import defines, in_order, reads_of
+from moa.laws.assemble import Moves, defines, in_order, is_wide, reads_of
 from moa.laws.beside import beside_scans
 from moa.laws.carry import Carried, carry, prefix
 from moa.laws.chunk import Chunked
@@ -39,7 +39,7 @@ from moa.tile import parallel
 MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
 SEQUENTIAL = 3.5  # an operation in a recurrence, or in chunks, in operations in a tile: states go through the cache
 MANY = 1 << 30  # items of a system without traversals: its work is divided anywhere
-MARGIN = 0.8  # another form is taken where it costs less than this share of the form as written
+MARGIN = 0.8  # of most forms: their operations are of another kind than those of the form as written
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Outline:
     sequential  those of them that stand in recurrences, or in chunks
     sequences   how many recurrences (or chunks) can run at once: the extents along which they are independent
     items       how many rows the longest traversal is computed for: each is the work of one thread
+    margin      it is taken where it costs less than this share of the form as written
     """
 
     name: str
@@ -58,6 +59,7 @@ class Outline:
     sequential: Poly
     sequences: Poly
     items: Poly
+    margin: float
 
     def cost(self, sizes: Mapping[str, int], threads: int = 1) -> float:
         """Operations of the busiest thread at these sizes, those of a recurrence weighted by SEQUENTIAL."""
@@ -79,7 +81,7 @@ class Form(Outline):
     steps: tuple[Step, ...]
 
     def outline(self) -> Outline:
-        return Outline(self.name, self.flops, self.sequential, self.sequences, self.items)
+        return Outline(self.name, self.flops, self.sequential, self.sequences, self.items, self.margin)
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.flops} operations"
@@ -94,14 +96,15 @@ def chosen(forms: tuple[F, ...], sizes: Mapping[str, int], threads: int = 1) -> 
     first, *others = forms
     if not others:
         return first
-    best = min(others, key=lambda f: f.cost(sizes, threads))
-    return best if best.cost(sizes, threads) < MARGIN * first.cost(sizes, threads) else first
+    limit = first.cost(sizes, threads)
+    cheaper = [f for f in others if f.cost(sizes, threads) < f.margin * limit]
+    return min(cheaper, key=lambda f: f.cost(sizes, threads), default=first)
 
 
-def streamed_beside(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
+def streamed_beside(normal: Normal, trace: Trace, moves: Moves = "all") -> tuple[Normal, Report]:
     """The laws between reductions, with recurrences left as they are: what they read are arrays like outputs."""
     plain = replace(normal, outputs=(*normal.outputs, *normal.stored), recurrences=(), stored=())
-    streamed, report = stream_with_report(plain, trace)
+    streamed, report = stream_with_report(plain, trace, moves)
     streamed = replace(streamed, outputs=normal.outputs, recurrences=normal.recurrences, stored=normal.stored)
     return streamed, report
 
@@ -120,6 +123,10 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
                 held = _with_one_state(_with_arrays(streamed, order.new), own, trace)
                 out.append(_form(str(order), held, tuple(own.steps)))
         made = _carried(streamed, order.carried, own, trace, bool(order.opened))
+        if made is None and order.opened:  # a running value of all rows is none of those before a row
+            own = Trace(steps=list(order.steps))
+            streamed = streamed_beside(order.normal, own, "none")[0]
+            made = _carried(streamed, order.carried, own, trace, True)
         if made is not None:
             carried, text = made
             before = () if order.opened else out[0].steps
@@ -133,8 +140,19 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
         for more in _orders(order, trace):
             if len(orders) < MAX_FORMS and all(more.opened != x.opened for x in orders):
                 orders.append(more)
-    parted = _parted(out[0], written, trace)
-    return tuple(out) if parted is None else (*out, parted)
+    others = (_more_passes(normal, written, trace), _parted(out[0], written, trace))
+    return (*out, *(f for f in others if f is not None))
+
+
+def _more_passes(normal: Normal, streamed: Normal, trace: Trace) -> Form | None:
+    """The form in which products of differences from a running value wait for it; None where there are none."""
+    folds = [e for e in streamed.equations if isinstance(e, Fold)]
+    if not any(is_wide(m, set(f.shared)) for f in folds for m in f.members):
+        return None
+    own = Trace()
+    held = _with_one_state(streamed_beside(normal, own, "narrow")[0], own, trace)
+    _extend(trace, own.steps)
+    return replace(_form("products in a pass of their own", held, tuple(own.steps)), margin=1.0)
 
 
 def _parted(form: Form, streamed: Normal, trace: Trace) -> Form | None:
@@ -176,7 +194,7 @@ def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
     items = const(1) if folds else const(MANY)
     for _, extent in max(folds, key=len, default=()):
         items = items * extent
-    return Form(text, total, sequential, sequences, items, named, steps)
+    return Form(text, total, sequential, sequences, items, MARGIN, named, steps)
 
 
 def _with_one_state(streamed: Normal, own: Trace, trace: Trace) -> Normal:

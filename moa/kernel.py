@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from moa.pipeline import (
 from moa.poly import Poly
 from moa.storage import STORAGE, computed, numpy_dtype
 from moa.text import MoaError, printable
-from moa.tile import Strategy, tile
+from moa.tile import Strategy, made_again, tile
 
 Array = NDArray[Any]
 DTYPES: dict[str, Element] = {dtype: STORAGE[computed(dtype)] for dtype in STORAGE}  # what is computed in
@@ -46,6 +47,7 @@ MOST_CALLS = 256  # shapes whose plans are kept
 LONGEST_BLOCK = 3500  # instructions in one block; with more, fewer rows are computed at once
 FEW_ROWS = 0.75  # of a vector: up to this many rows, lanes along another axis cost less
 MOST_ROW_AXES = 3  # that are looked at where the innermost one is short
+LONG_SUM = 16  # terms: shorter sums are made again rather than stored
 SINGLE_THREAD_FLOPS = 6_000_000  # below about 100 us on one thread, waking another costs more than it brings
 PLANNING = threading.RLock()  # one compilation at a time; a fork waits for it, so that none is cut off in the child
 if hasattr(os, "register_at_fork"):
@@ -139,6 +141,7 @@ class Kernel:
         self._derivations: dict[int, Derivation] = {}
         self._variants: dict[tuple[Any, ...], Variant] = {}
         self._row_extents: dict[Any, tuple[Poly, ...]] = {}
+        self._again: dict[Any, tuple[tuple[str, Poly, Poly], ...]] = {}
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._fronts: dict[int, Front] = {}
         self._places: dict[tuple[int, str, Strategy], Placed] = {}  # as calls are at sizes that were asked about
@@ -375,7 +378,8 @@ class Kernel:
     ) -> Variant:
         """The instance for these sizes: the number of rows in a work item follows the rows there are."""
         strategy = self.strategy_at(form, sizes, ranks)
-        key = (ranks, form, tuple(sorted(fixed.items())), unit, strategy.rows, strategy.row)
+        own = strategy.rows, strategy.row, strategy.short, strategy.stored
+        key = (ranks, form, tuple(sorted(fixed.items())), unit, own)
         if key not in self._variants:
             self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
         return self._variants[key]
@@ -400,10 +404,13 @@ class Kernel:
         from moa.backends.llvm import host
 
         width = host().width(self._element)
-        rows, row = self._rows(ranks, form, sizes, width), 0
+        extents = {str(e): evaluate(e, sizes) for e in self._extents(ranks, form, width)}
+        rows, row = max(extents.values(), default=1), 0
         if rows < width:  # another axis may be longer
             rows, row = max(self._row_axes(ranks, form, sizes, width))
-        return self.strategy_for(rows, -row)
+        short = sorted(e for e, n in extents.items() if n < width <= max(extents.values()))
+        stored = self._stored_once(ranks, form, sizes, width)
+        return replace(self.strategy_for(rows, -row), short=tuple(short), stored=stored)
 
     def form_at(self, sizes: Mapping[str, int], threads: int = 1, ranks: int = 0) -> str:
         """The name of the form that a call at these sizes runs."""
@@ -483,8 +490,27 @@ class Kernel:
             if row and self._row_extents[ranks, form, row] == self._row_extents[ranks, form, row - 1]:
                 return
 
+    def _stored_once(self, ranks: int, form: str, sizes: Mapping[str, int], width: int) -> tuple[str, ...]:
+        """The sums that several phases need and that are no larger than an argument: they are made once."""
+        key = ranks, form
+        if key not in self._again:
+            strategy = Strategy(width, VECTORS * width, KEYS[self._element])
+            self._again[key] = self._kept.value(
+                tuple[tuple[str, Poly, Poly], ...],
+                lambda: made_again(self._formed(ranks, form).streamed, strategy),
+                *("again", str(ranks), form, str(strategy)),
+            )
+        shapes = (p.shape for p in self._front(ranks).program.inputs if p.kind == "f")
+        largest = max((prod(evaluate(e, sizes) for e in shape) for shape in shapes), default=1)
+        found = ((n, evaluate(elements, sizes), evaluate(length, sizes)) for n, elements, length in self._again[key])
+        return tuple(n for n, elements, length in found if elements <= largest and length >= LONG_SUM)
+
     def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int, row: int = 0) -> int:
         """The extent of the axis that work items tile: of those that may be, `row` from the innermost."""
+        return max((evaluate(e, sizes) for e in self._extents(ranks, form, width, row)), default=1)
+
+    def _extents(self, ranks: int, form: str, width: int, row: int = 0) -> tuple[Poly, ...]:
+        """The extents of the axes that work items tile, each `row` from the innermost of those that may be."""
         key = ranks, form, row
         if key not in self._row_extents:
             strategy = Strategy(width, VECTORS * width, KEYS[self._element], row=row)
@@ -493,7 +519,7 @@ class Kernel:
                 lambda: row_extents(tile(self._formed(ranks, form).streamed, strategy)),
                 *("rows", str(ranks), form, str(strategy)),
             )
-        return max((evaluate(e, sizes) for e in self._row_extents[key]), default=1)
+        return self._row_extents[key]
 
 
 def _intermediates(derivation: Derivation) -> frozenset[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import moa.laws.guard
 import moa.laws.split  # noqa: F401  (they enter their laws into the table)
 from moa import naming
-from moa.laws.assemble import Repair, defines, in_order, reads_of
+from moa.laws.assemble import Moves, Repair, defines, in_order, reads_of
 from moa.laws.defer import Deferred, defer
 from moa.laws.group import Group, find_groups, levels, passes_of
 from moa.laws.inlining import Definitions, Names, inline, inline_equation, inlined
@@ -60,8 +60,8 @@ def stream(normal: Normal, trace: Trace) -> Normal:
     return stream_with_report(normal, trace)[0]
 
 
-def stream_with_report(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
-    """What `stream` returns, and the groups with their pass counts."""
+def stream_with_report(normal: Normal, trace: Trace, moves: Moves = "all") -> tuple[Normal, Report]:
+    """What `stream` returns, and the groups with their pass counts. `moves` are the changes of reference to make."""
     reductions, definitions = inlined(normal)
     before = find_groups(reductions)
     counts = passes_of(before, levels(reductions, before))
@@ -69,13 +69,13 @@ def stream_with_report(normal: Normal, trace: Trace) -> tuple[Normal, Report]:
 
     reductions = _split(reductions, trace)
     names = Names(normal)
-    deferred, home_of = _defer_all(reductions, definitions, before, home, names, trace)
+    deferred, home_of = _defer_all(reductions, definitions, before, home, names, trace, moves)
     groups = find_groups(deferred)
     level = levels(deferred, groups)
     middle = _by_home(len(before), deferred, level, home_of, counts)
     _attach_passes(trace, ("linearity", "defer", "defer out of an extreme"), home, counts, middle)
 
-    repaired = Repair(deferred, groups, names, trace)
+    repaired = Repair(deferred, groups, names, trace, moves)
     after = _by_home(len(before), deferred, repaired.level, home_of, middle)
     origin = {e.name: home_of[e.name] for e in deferred}
     _attach_passes(trace, ("change of reference", "drop a guard"), origin, middle, after)
@@ -162,6 +162,7 @@ def _defer_all(
     home: Mapping[str, int],
     names: Names,
     trace: Trace,
+    moves: Moves,
 ) -> tuple[list[Eq], dict[str, int]]:
     """The reductions after the defer laws; which group of `groups` each comes from. Definitions are extended."""
     out: list[Eq] = []
@@ -171,12 +172,13 @@ def _defer_all(
     for e in reductions:
         here = home[e.name]
         e = _open_weights(inline_equation(e, moved), nonnegative_names(tuple(out)), trace)
-        live = frozenset(name for name, k in home_of.items() if k == here)
+        live = frozenset(name for name, k in home_of.items() if k == here and moves != "none")
         done = defer(e, live, nonnegative_names(tuple(out)), names.fresh)
         if done is None:
             done = Deferred((e,), load(e.name, e.index()), (), ())
         value, parts = done.value, []
         for part in done.parts:
+            part, value = _narrowed(part, value, names, trace)
             twin = known.get(_key(part))
             if twin is not None:
                 value = inline(value, {part.name: (tuple(v for v, _ in part.outer), load(twin.name, part.index()))})
@@ -194,6 +196,18 @@ def _defer_all(
         definitions[name] = (outer, inline(value, moved))
     definitions |= moved
     return out, home_of
+
+
+def _narrowed(part: Eq, value: Scalar, names: Names, trace: Trace) -> tuple[Eq, Scalar]:
+    """A reduction without the axes that it is free of, and a value that reads it."""
+    law = LAWS["drop an axis"]
+    new: Eq | None = law.apply(part, names.fresh) if part.dtype == "f" else None
+    if new is None:
+        return part, value
+    gone = [v for v, _ in part.outer if v not in {w for w, _ in new.outer}]
+    conditions = tuple((f"{part.name} is free of {v}", "structure") for v in gone)
+    trace.steps.append(Step(law.name, part.name, str(part), str(new), conditions, contract=law.contract))
+    return new, inline(value, {part.name: (tuple(v for v, _ in part.outer), load(new.name, new.index()))})
 
 
 def _by_home(

@@ -80,6 +80,14 @@ def prefix_maximum(X[n, d]):
     i, j = iota(n)[:, None, None], iota(n)[None, :, None]
     return max(where(j <= i, X[None], -inf), axis=1)
 """,
+    "exponential features": """
+def features(Q[n, d], K[n, d], V[n, dv], W[r, d]):
+    u, v = Q @ W.T, K @ W.T
+    q = exp(u - max(u, keepdims=True)) + 0.001
+    k = exp(v - max(max(v, keepdims=True), axis=-2, keepdims=True)) + 0.001
+    A = where(iota(n) <= iota(n)[:, None], q @ k.T, 0)
+    return (A @ V) / sum(A, axis=-1, keepdims=True)
+""",
     "chain": """
 def chain(A[n, k], B[k, m], C[m, d]):
     return A @ B @ C

@@ -117,8 +117,9 @@ def test_every_form_is_the_oracle_interpreted(name: str) -> None:
         assert agrees(d, form, (0, 1, 2, 5, 9)), form.name
 
 
-@pytest.mark.parametrize("backend", ["llvm", "c"])
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((n, "llvm") for n in PROGRAMS), *((n, "c") for n in ("delta", "backwards", "past"))]
+)
 def test_the_kernel_is_the_oracle(name: str, backend: Any) -> None:
     d = derived(name)
     kernel = moa.compile(text_of(PROGRAMS[name]), backend=backend)

@@ -21,6 +21,7 @@ CARRIED = {
     "causal linear": ("h0", "h1"),
     "padded linear": ("h0", "h1"),
     "performer": ("h0.0", "h1.0"),
+    "exponential features": ("h0.0", "h1.0"),
     "prefix mean": ("r0", "r1"),
     "strict triangle": ("r0",),
     "triangles": ("r0", "r1"),

@@ -31,6 +31,10 @@ EXPRESSIONS = (
     "X[argsort(max(X))]",
     "top_k(X, 1)",
     "inverse(argsort(max(X)))",
+    "argsort(argsort(X)), argsort(argsort(I, axis=0), axis=0), argsort(argsort(X, axis=0), axis=1)",
+    "X[argsort(argsort(max(X)))] + X[argsort(max(X))]",
+    "V[(k * k // 2 + k // 3) % d]",
+    "V[argmax(X)[argsort(k) // 2 * 2 % n]], where(argmax(X)[argsort(k) // 2 * 2 % n] > 0, 1, 0)",
     "V[argmax(X)]",
     "where(sum(I)[:, None] > 0, X, 0)",
     "sum(where(sum(I)[:, None] > 0, X, 0), axis=0)",
@@ -92,6 +96,19 @@ def test_a_kernel_has_the_values_of_the_oracle(expression: str, dtype: str) -> N
                 assert np.allclose(a, b, tolerance, tolerance)
             else:
                 assert np.array_equal(a, b)
+
+
+def test_indices_that_take_arithmetic_are_made_once() -> None:
+    """Where nothing else is read, and nothing divided, they stay in the index: that is what domains are found in."""
+    made = moa.compile("V[(k * k // 2 + k // 3) % d]", V="d e", k="int n").explain("equations")
+    assert made.startswith("x0[i] = ") and made.endswith("out[i, c] = V[x0[i], c]")
+    assert moa.compile("V[k]", V="d e", k="int n").explain("equations") == "out[i, c] = V[k[i], c]"
+    assert moa.compile("V[iota(d) // 2]", V="d e").explain("equations") == "out[i, c] = V[(i // 2), c]"
+
+
+def test_the_order_of_an_order_is_the_ranks() -> None:
+    text = moa.compile("argsort(argsort(k))", k="int n").explain("equations")
+    assert "min" not in text and text.count("sum_{") == 1
 
 
 SCANS = {

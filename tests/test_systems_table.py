@@ -39,7 +39,12 @@ def test_pytorch_computes_the_same(row: Row) -> None:
     assert error(arrays(kernel(**given)), want) < 1e-11
 
 
-@pytest.mark.parametrize("row", ROWS, ids=TITLES)
+FIRST = {r.program: r for r in reversed(ROWS)}  # of each program; the other functions take minutes
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(r, id=r.title, marks=() if FIRST[r.program] is r else pytest.mark.slow) for r in ROWS]
+)
 def test_every_backend_explains_costs_and_prints(row: Row) -> None:
     first = moa.compile(row.path, function=row.function, dtype="float32")
     kernels = [moa.compile(row.path, function=row.function, dtype="float32", backend=b) for b in ("c", "cuda")]

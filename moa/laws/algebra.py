@@ -192,15 +192,33 @@ def is_host(s: Scalar) -> bool:
 
 
 def product(factors_: Iterable[tuple[Scalar, int]], coefficient: Fraction = Fraction(1)) -> Scalar:
-    """coefficient * product of factor ** power: numerators in the order given over denominators."""
+    """coefficient * product of factor ** power: numerators in the order given over denominators.
+
+    Where some numerators have all index variables of a denominator, and not all of the product, they are divided first:
+    that is fewer divisions than one for each element of the product.
+    """
+    given = list(factors_)
+    first = _divided_first([(x, p) for x, p in given if x.vars()])
     above, below = lit(coefficient.numerator), lit(coefficient.denominator)
-    for x, p in factors_:
+    if first:
+        above, given = apply("mul", above, product(first)), [f for f in given if f not in first]
+    for x, p in given:
         for _ in range(abs(p)):
             if p > 0:
                 above = apply("mul", above, x)
             else:
                 below = apply("mul", below, x)
     return apply("div", above, below)
+
+
+def _divided_first(parts: list[tuple[Scalar, int]]) -> list[tuple[Scalar, int]]:
+    """The factors that are divided before the others are multiplied; none where the order does not matter."""
+    everything = frozenset(v for x, _ in parts for v in x.vars())
+    for below, _ in (f for f in parts if f[1] < 0):
+        smallest = min((x.vars() for x, p in parts if p > 0 and below.vars() <= x.vars()), key=len, default=everything)
+        if smallest < everything:
+            return [f for f in parts if f[0].vars() <= smallest]
+    return []
 
 
 def rebuild_term(key: Key, coefficient: Fraction) -> Scalar:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
+from typing import Literal
 
 from moa.laws.group import Group, equation_reads, levels
 from moa.laws.inlining import Definitions, Names, inline
@@ -11,16 +12,26 @@ from moa.laws.reading import Live, Stays
 from moa.laws.reference import Moved, plain_member
 from moa.laws.sign import nonnegative_names
 from moa.laws.table import LAWS
-from moa.normal import TRUE, Eq, Fold, Index, Member, Scalar, either, load, map_cond, map_scalar
+from moa.normal import TRUE, Axis, Eq, Fold, Index, Member, Scalar, either, load, map_cond, map_scalar
 from moa.poly import var
 from moa.rewrite import Step, Trace
+
+Moves = Literal["all", "narrow", "none"]  # with running values: whatever can, what has one state a column, nothing
+
+
+def is_wide(m: Member, shared: Set[Axis]) -> bool:
+    """Whether a member moves several states for each column of a product: that is work for all of its elements."""
+    return m.width > 1 and not set(m.outer) <= shared
 
 
 class Repair:
     """Which reductions run in which traversal once references may run, and the members that they become."""
 
-    def __init__(self, reductions: Sequence[Eq], groups: Sequence[Group], names: Names, trace: Trace) -> None:
+    def __init__(
+        self, reductions: Sequence[Eq], groups: Sequence[Group], names: Names, trace: Trace, moves: Moves = "all"
+    ) -> None:
         self.reductions, self.groups, self.names, self.trace = list(reductions), groups, names, trace
+        self.moves = moves
         self.group_of = {name: g for g in groups for name in g.members}
         self.moved: dict[str, Moved] = {}
         self.renamed = {e.name: self.group_of[e.name].rename(e) for e in reductions}
@@ -36,6 +47,8 @@ class Repair:
 
     def joins(self, g: Group, e: Eq, loaded: Sequence[str]) -> bool:
         """Whether e can run in the traversal of what it loads: the change of reference succeeds."""
+        if self.moves == "none":
+            return False
         live: dict[str, Live] = {}
         todo = list(loaded)
         while todo:
@@ -50,6 +63,10 @@ class Repair:
             moved: Moved = LAWS["change of reference"].apply(self.renamed[e.name], live, self.facts, self.names.fresh)
         except Stays as reason:
             self.trace.refused.append(("change of reference", e.name, str(reason)))
+            return False
+        if self.moves == "narrow" and any(
+            is_wide(m, {a for x in live.values() for a in x.eq.outer}) for _, m in moved.members
+        ):
             return False
         self.moved[e.name] = moved
         law = LAWS["change of reference"]

@@ -110,6 +110,19 @@ def _sum(e: Eq, scope: Scope, facts: Set[str], fresh: Fresh) -> Deferred | None:
     return Deferred(tuple(parts), value, laws or ("linearity",), tuple(conditions))
 
 
+@LAWS.law(
+    "drop an axis",
+    "sum_j x_j is one number for all i where x is free of i (any operator)",
+    contract="exact",
+    source="structure",
+)
+def drop_axes(e: Eq, fresh: Fresh) -> Eq | None:
+    """The reduction without outer axes that nothing in it depends on; None where there is none."""
+    used = e.domain.vars().union(*(c.vars() | s.vars() for c, s in e.pieces))
+    outer = tuple(a for a in e.outer if a[0] in used)
+    return None if outer == e.outer else replace(e, name=fresh(e.name), outer=outer)
+
+
 def _safe(f: tuple[Scalar, int], scope: Scope, facts: Set[str]) -> bool:
     """Whether f times an empty sum is 0: what does not depend on the group is as finite as the data."""
     return not scope.depends(f[0]) or (f[1] < 0 and nonzero(f[0], facts) and _defined(f[0], facts))

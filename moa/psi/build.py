@@ -30,6 +30,7 @@ from moa.normal import (
     negate,
     rename,
     rename_cond,
+    scalar_atoms,
 )
 from moa.ops import OPERATORS, Kind
 from moa.poly import Poly, const
@@ -83,6 +84,9 @@ class Builder:
     views: dict[int, tuple[Value, Index]] = field(default_factory=dict)
     prefix: str = ""
     taken: set[str] = field(default_factory=set)
+    gathers: frozenset[int] | None = None
+    indices: dict[int, bool] = field(default_factory=dict)
+    ranks: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def fire(self, rule: str, *args: Any) -> Any:
         """What a rule of the table makes of its arguments."""
@@ -145,6 +149,33 @@ class Builder:
     def psi(self, value: Value, index: Index) -> Element:
         """One element of a value: the index goes in, a scalar, an integer or a condition comes out."""
         assert len(index) == len(value.shape), value
+        if value.number in self.picked and not self.bound and self.is_array(value):
+            return self.use(value, index)
+        return self.element(value, index)
+
+    @property
+    def picked(self) -> frozenset[int]:
+        """The numbers of the values that are indices of gathers."""
+        if self.gathers is None:
+            items = (i for v in self.program.values if v.op == "index" for i in v.attrs[0])
+            self.gathers = frozenset(i.value for i in items if isinstance(i, Gather))
+        return self.gathers
+
+    def is_array(self, value: Value) -> bool:
+        """Whether indices that follow from data by some arithmetic are an array of their own, made once."""
+        if value.number not in self.indices:
+            self.indices[value.number] = False
+            axes, at = axes_of(value.shape)
+            body = settle_scalar(as_scalar(self.element(value, at)), {**self.around, **dict(axes)})
+            if value.op not in ("input", "reduce", "argmax", "argsort") and axes and is_arithmetic(body):
+                name = self.name("x" + str(len(self.equations)))
+                self.equations.append(Eq(name, "map", axes, ((TRUE, body),), dtype="i"))
+                self.reduced[value.number] = (name, value.shape)
+                self.indices[value.number] = True
+        return self.indices[value.number]
+
+    def element(self, value: Value, index: Index) -> Element:
+        """One element of a value by the rule of its operator."""
         args = [self.program.values[n] for n in value.args]
         match value.op:
             case "input" if value.attrs[0] in self.bound:
@@ -325,11 +356,27 @@ class Builder:
         x[j] comes before x[i] if it is smaller, or equal with j < i; a NaN is larger than any number.
         """
         axis = value.attrs[0]
+        axes, at = axes_of(value.shape)
+        if x.shape[axis].as_int() == 1:
+            return const(0)
         if value.number not in self.reduced:
-            axes, at = axes_of(value.shape)
-            extent = x.shape[axis]
-            if extent.as_int() == 1:
-                return const(0)
+            self.count("argsort")
+        if value.number not in self.reduced and x.op == "argsort" and x.attrs[0] == axis:
+            inner = self.program.values[x.args[0]]  # the permutation that undoes an order is the ranks
+            self.reduced[value.number] = (self.rank(inner, axis), value.shape)
+        if value.number not in self.reduced:
+            here, there = at[axis], poly.var(free_name(axes))
+            other = (*at[:axis], there, *at[axis + 1 :])
+            place = tuple(p for p, e in zip(other, value.shape, strict=True) if e.as_int() != 1)
+            match_ = is_zero(poly.atom("load", self.rank(x, axis), place) - here)
+            body = choose(match_, integer(there), lit(math.inf))
+            self.reduced[value.number] = (self.reduce("min", x.shape[axis], axes, "j", body, "i"), value.shape)
+        return self.use(value, index)
+
+    def rank(self, x: Value, axis: int) -> str:
+        """The array of ranks along an axis: how many elements come before each."""
+        if (x.number, axis) not in self.ranks:
+            axes, at = axes_of(x.shape)
             here, there = at[axis], poly.var(free_name(axes))
             other = (*at[:axis], there, *at[axis + 1 :])
             a, b = self.psi(x, other), self.psi(x, at)
@@ -337,16 +384,18 @@ class Builder:
             less = either(relation("lt", a, b), both(negate(nan_a), nan_b))
             equal = either(relation("eq", a, b), both(nan_a, nan_b))
             before = either(less, both(equal, at_least_zero(here - there - 1)))
-            rank = self.reduce("add", extent, axes, "j", choose(before, lit(1), lit(0)), "i")
-            place = tuple(p for p, e in zip(other, value.shape, strict=True) if e.as_int() != 1)
-            match_ = is_zero(poly.atom("load", rank, place) - here)
-            body = choose(match_, integer(there), lit(math.inf))
-            self.count("argsort")
-            self.reduced[value.number] = (self.reduce("min", extent, axes, "j", body, "i"), value.shape)
-        return self.use(value, index)
+            body = choose(before, lit(1), lit(0))
+            self.ranks[x.number, axis] = self.reduce("add", x.shape[axis], axes, "j", body, "i")
+        return self.ranks[x.number, axis]
 
     def count(self, rule: str) -> None:
         self.trace.counts[rule] = self.trace.counts.get(rule, 0) + 1
+
+
+def is_arithmetic(s: Scalar) -> bool:
+    """Whether an integer reads an array and takes several divisions, choices or other reads beside."""
+    kinds = [a.kind for a in scalar_atoms(s)]
+    return "load" in kinds and sum(k in ("load", "div", "select") for k in kinds) > 2
 
 
 def relation(op: str, a: Element, b: Element) -> Cond:

@@ -6,12 +6,15 @@ its work item (`NeedStore`) becomes one, with a phase of its own, and the attemp
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
+from functools import reduce
+from operator import mul
 
 from moa.laws.group import equation_loads
 from moa.naming import reads
 from moa.normal import TRUE, Axis, Eq, Fold, Index, Member, Normal, Recurrence, Scalar, load, loads, rename
-from moa.poly import Poly, var
+from moa.poly import Poly, const, var
 from moa.tile.formulas import fold_uses
 from moa.tile.phase import PhaseBuilder, Target
 from moa.tile.plan import NeedStore, Plan, ends
@@ -19,16 +22,32 @@ from moa.tile.reuse import inner, reuse
 from moa.tile.strategy import Strategy
 from moa.tiles import Phase, Tiles
 
-__all__ = ["Strategy", "tile"]
+__all__ = ["Strategy", "made_again", "tile"]
 
 
 def tile(normal: Normal, strategy: Strategy) -> Tiles:
     """The tiles of a named Normal for one strategy."""
-    normal = folded(normal)
-    stored: frozenset[str] = frozenset()
+    return _planned(normal, strategy)[1]
+
+
+def made_again(normal: Normal, strategy: Strategy) -> tuple[tuple[str, Poly, Poly], ...]:
+    """The sums that several phases make: their names, how many elements they have, and how long the sums are."""
+    plan, _ = _planned(normal, strategy)
+    found = []
+    for name, phases in sorted(plan.reduced.items()):
+        e = plan.equations[name]
+        assert e.red is not None
+        if len(phases) > 1 and e.dtype == "f":
+            found.append((name, reduce(mul, (x for _, x in e.outer), const(1)), e.red[1]))
+    return tuple(found)
+
+
+def _planned(normal: Normal, strategy: Strategy) -> tuple[Plan, Tiles]:
+    stored = frozenset(strategy.stored)
     while True:
+        plan = Plan(folded(normal, stored), strategy, stored)
         try:
-            return _attempt(Plan(normal, strategy, stored))
+            return plan, _attempt(plan)
         except NeedStore as need:
             assert need.name not in stored, f"{need.name} is stored already"
             stored |= {need.name}
@@ -133,9 +152,13 @@ def _apart(r: Recurrence, k: int, axis: Axis) -> bool:
     return not readers and all(where(e) <= {axis[0]} for e in bodies)
 
 
-def folded(normal: Normal) -> Normal:
-    """The system with each Reduce that reads a Reduce along its own axis as a fold of one member: it is streamed."""
+def folded(normal: Normal, stored: Set[str] = frozenset()) -> Normal:
+    """The system with each Reduce that reads a Reduce along its own axis as a fold of one member: it is streamed.
+
+    stored  equations that are arrays in memory: a product with one of them needs no traversal of its own
+    """
     reduces = {e.name: e for e in normal.equations if isinstance(e, Eq)}
+    kept = {*stored, *normal.stored}
 
     def streams(e: Eq) -> bool:
         assert e.red is not None
@@ -146,6 +169,8 @@ def folded(normal: Normal) -> Normal:
                 if inner is None or not any(e.red[0] in p.vars() for p in index):
                     continue
                 if inner.kind == "reduce":
+                    if array in kept and _product_column(e):
+                        continue
                     return True
                 at = {v: p for (v, _), p in zip(inner.outer, index, strict=True)}
                 todo.append(rename(inner.body, at))
@@ -244,7 +269,7 @@ def _phase(plan: Plan, number: int, equations: list[Eq]) -> Phase:
     outer = _target(plan, first)[1]
     if items is None:
         items = outer[:-1] if len(outer) > 1 else outer
-        return PhaseBuilder(plan, f"p{number}", items, items[-1][0] if items else None).build(targets)
+        return PhaseBuilder(plan, f"p{number}", items, _innermost(plan, items)).build(targets)
     return PhaseBuilder(plan, f"p{number}", items, _row(plan, first, items)).build(targets)
 
 
@@ -278,7 +303,14 @@ def _row(plan: Plan, e: Eq, items: tuple[Axis, ...]) -> str | None:
         row = _fold_row(plan, fold, tuple((at[v].as_var() or "", x) for v, x in fold.shared))
         if row is not None:
             return row
-    return items[-1][0] if items else None
+    return _innermost(plan, items)
+
+
+def _innermost(plan: Plan, items: tuple[Axis, ...]) -> str | None:
+    """The innermost item axis, of those that are not short if there are any."""
+    long = [v for v, extent in items if str(extent) not in plan.strategy.short]
+    names = long or [v for v, _ in items]
+    return names[-1] if names else None
 
 
 def _fold_row(plan: Plan, fold: Fold, items: tuple[Axis, ...]) -> str | None:
@@ -315,5 +347,6 @@ def _fold_row(plan: Plan, fold: Fold, items: tuple[Axis, ...]) -> str | None:
         return None  # rows would share no load, and states that are matrices have lanes and blocks of their own
     best = max((score[fold.shared[k][0]] for k in found), default=0)
     found = [k for k in found if score[fold.shared[k][0]] == best]
+    found = [k for k in found if str(fold.shared[k][1]) not in plan.strategy.short] or found
     back = plan.strategy.row if best else 0  # where nothing is shared, the innermost has what is nearest in memory
     return items[found[max(0, len(found) - 1 - back)]][0] if found else None

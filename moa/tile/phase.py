@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from moa.domains import TileRange
+from moa.laws.algebra import factors, product
 from moa.laws.split import conjuncts
 from moa.normal import (
     TRUE,
@@ -37,6 +38,15 @@ from moa.tile.plan import NeedStore
 from moa.tile.sift import separable
 from moa.tile.statements import Scope, Statements
 from moa.tiles import Bounds, Loop, Map, Phase, Reduce, Sift, Tile, TileAxis, TileStmt, When
+
+
+def without(s: Scalar, gone: tuple[Scalar, ...]) -> Scalar:
+    """A product without some of its factors."""
+    coefficient, parts = factors(s)
+    left = list(parts)
+    for x in gone:
+        left.remove((x, 1))
+    return product(left, coefficient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,12 +332,36 @@ class PhaseBuilder(Statements):
         if len(m.pieces) == 1:
             value = self.masked(m.pieces[0][1][k], both(domain, m.pieces[0][0]), op, scope)
         else:
-            value = identity
-            for c, basis in reversed(m.pieces):
-                value = choose(both(domain, c), self.resolve(basis[k], scope), value)
+            value = self.chosen([(both(domain, c), basis[k]) for c, basis in m.pieces], identity, scope)
         axis = scope.loop
         assert axis is not None
         self.emit(Reduce(self.state(m, k), m.op, value, (axis,), False), scope)
+
+    def chosen(self, pieces: list[tuple[Cond, Scalar]], identity: Scalar, scope: Scope) -> Scalar:
+        """The piece whose condition holds, else the identity.
+
+        Where 0 absorbs, what all pieces have is a factor outside (contract: assumes finite) and the rest is a tile:
+        conditions are tested once, and not for each column of a product.
+        """
+        outside: tuple[Scalar, ...] = ()
+        if identity is lit(0):
+            each = [[x for x, p in factors(s)[1] if p == 1] for _, s in pieces]
+            outside = tuple(x for x in dict.fromkeys(each[0]) if all(x in xs for xs in each))
+            pieces = [(c, without(s, outside)) for c, s in pieces]
+        value = identity
+        for c, s in reversed(pieces):
+            value = choose(c, self.resolve(s, scope), value)
+        if identity is not lit(0):
+            return value
+        inner = {v for v in value.vars() if v in self.axes and self.tiled(v)}
+        key = ("pieces", value)
+        held = scope.find(key)
+        if held is None:
+            axes = self.order((v for v in self.axes if v in inner), None)
+            tile = self.fresh_tile("w", axes)
+            held = scope.memo[key] = load(tile, as_index(axes))
+            self.emit(Map(held, value), scope)
+        return apply("mul", held, self.resolve(product((x, 1) for x in outside), scope))
 
     def masked(self, s: Scalar, c: Cond, op: str, scope: Scope) -> Scalar:
         """s where c, else the identity of op. A factor takes the mask where 0 absorbs (contract: assumes finite)."""

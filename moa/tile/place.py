@@ -14,6 +14,7 @@ GATHER = 1.5  # cost of one lane loaded on its own, in vector loads
 SCATTER = 2.0  # likewise stored
 BANKS = 4.0  # cost of lanes on their own in the scratch of a block of threads, all at once: rows are padded for it
 REUSE, REUSE_ELSEWHERE = 0.25, 0.6  # loads that a register block shares: the row axis holds several vectors
+FEW_SCATTERED = 3  # of them: beyond, they are not made for several rows in one block
 MOST_SCATTERED = 24  # integers that each lane makes on its own: beyond them, one element at a time is shorter code
 ACCUMULATORS = 16  # of a register block: half of the registers, and enough to hide how long a multiply-add takes
 MOST_VECTORS, SHORT_BLOCK = 8, 4  # of them along the lanes, and along another axis where both are many
@@ -249,15 +250,16 @@ def scattered(value: Scalar, lane: str) -> int:
 
 
 def lane_by_lane(statement: Map | Reduce, lane: str | None) -> bool:
-    """Whether a condition in it is made for each lane on its own: a block of such statements would be long code."""
-    return lane is not None and any(
-        lane in p.vars()
-        and ((c := p.coefficient(lane)) is None or c.as_int() not in (1, -1))
-        and lane_load(p, lane) is None
-        for s in subterms(statement.value)
-        if s.op == "select"
-        for p in cond_polys(s.args[0])
+    """Whether conditions or many indices are made for each lane on its own: a block of them would be long code."""
+    if lane is None:
+        return False
+    found = [
+        p for s in subterms(statement.value) if s.op == "select" for p in cond_polys(s.args[0]) if lane in p.vars()
+    ]
+    own = any(
+        ((c := p.coefficient(lane)) is None or c.as_int() not in (1, -1)) and lane_load(p, lane) is None for p in found
     )
+    return own or scattered(statement.value, lane) > FEW_SCATTERED
 
 
 def horizontal(statement: Map | Reduce, loops: tuple[str, ...], lane: str | None) -> bool:

@@ -35,6 +35,7 @@ class Plan:
             p.name: Array(p.name, p.kind, p.shape, "input") for p in normal.inputs if p.shape
         }
         self.hosts: dict[Scalar, str] = {}
+        self.reduced: dict[str, set[str]] = {}  # sums that are tiles -> the phases that make them
         for e in normal.equations:
             if isinstance(e, Fold):
                 self.folds[e.name] = e

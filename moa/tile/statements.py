@@ -8,7 +8,7 @@ cannot be a tile of the work item raises `NeedStore` and becomes an array in mem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 
 from moa.normal import (
@@ -29,11 +29,11 @@ from moa.normal import (
     rename_cond,
 )
 from moa.ops import OPERATORS
-from moa.poly import Poly, var
+from moa.poly import Poly, const, var
 from moa.tile.formulas import base_two
 from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, plain, scattered, stride_kind
 from moa.tile.plan import NeedStore, Plan
-from moa.tiles import Map, Nest, Reduce, Tile, TileAxis, TileStmt
+from moa.tiles import Loop, Map, Nest, Reduce, Tile, TileAxis, TileStmt
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ class Statements(ABC):
         while home.parent is not None and home.loop not in used and e.name not in self.plan.moving:
             home = home.parent
         key = (e.name, index, mask)
-        found = home.find(key)
+        found = home.find(key) or self.part_of_whole(e, index, mask, home)
         if found is not None:
             return found
         if e.kind == "reduce" and home.parent is None and self.items and not any(v in used for v in self.items):
@@ -153,6 +153,11 @@ class Statements(ABC):
             if any(extent.as_int() is None for extent in beside):
                 raise NeedStore(e.name)  # so would every row tile, and it is not a short sum for each step
         names = [v for v in self.axes if v in used and self.tiled(v)]
+        if e.kind == "reduce" and e.name not in self.plan.moving:
+            self.plan.reduced.setdefault(e.name, set()).add(self.name)
+        if mask.is_true and home.parent is None and self.is_long_product(e, index, names):
+            found = home.memo[key] = self.in_tiles(e, index, names, home)
+            return found
         mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
         over: tuple[str, ...] = ()
         if e.kind == "reduce":
@@ -167,6 +172,71 @@ class Statements(ABC):
         target = load(tile, as_index(self.tiles[tile].axes))
         self.emit(Reduce(target, e.op, value, over, True) if over else Map(target, value), home)
         home.memo[key] = target
+        return target
+
+    def part_of_whole(self, e: Eq, index: Index, mask: Cond, scope: Scope) -> Scalar | None:
+        """The load of a tile that holds e at all positions of an axis, at the wanted ones; None without one."""
+        around: Scope | None = scope
+        while around is not None:
+            for key, found in around.memo.items():
+                if key[0] != e.name or len(key) != 3 or key[2] != mask:
+                    continue
+                at = self.positions(e, index, key[1])  # type: ignore[arg-type]
+                if at is not None and at.keys() <= {v for p in found.args[1] for v in p.vars()}:
+                    return rename(found, at)
+            around = around.parent
+        return None
+
+    def positions(self, e: Eq, index: Index, whole: Index) -> dict[str, Poly] | None:
+        """Which variable of `index` stands for each of `whole` where they differ: those are axes held as a whole."""
+        at: dict[str, Poly] = {}
+        for p, q, (_, extent) in zip(index, whole, e.outer, strict=True):
+            v = q.as_var()
+            if p == q:
+                continue
+            if (
+                v is None
+                or p.as_var() is None
+                or v in at
+                or self.axes[v].role != "whole"
+                or self.axes[v].extent != extent
+            ):
+                return None
+            at[v] = p
+        kept = {v for p, q in zip(index, whole, strict=True) if p == q for v in p.vars()}
+        return at if at and not kept & at.keys() else None
+
+    def is_long_product(self, e: Eq, index: Index, names: list[str]) -> bool:
+        """Whether a sum is long, or of run-time length, and two operands are read again along axes of its elements."""
+        if e.red is None or not e.domain.is_true or self.plan.strategy.warps:
+            return False
+        length = e.red[1].as_int()
+        if length is not None and length <= 2 * self.plan.strategy.keys:
+            return False
+        mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+        again = 0
+        for _, at in dict.fromkeys(x for _, s in e.pieces for x in loads(s)):
+            used = {v for p in at for v in p.rename(mapping).vars()}
+            again += e.red[0] in used and not set(names) <= used
+        return again > 1
+
+    def in_tiles(self, e: Eq, index: Index, names: list[str], home: Scope) -> Scalar:
+        """The tile of a long sum, made in a loop over tiles of its axis, with what it reads near by."""
+        assert e.red is not None
+        mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+        red = self.fresh_axis("k", e.red[1].rename(mapping), self.plan.strategy.keys)
+        mapping[e.red[0]] = var(red)
+        body = Scope(home, red)
+        identity = value = lit(float(OPERATORS[e.op].identity))  # type: ignore[arg-type]
+        for c, s in reversed(e.pieces):
+            value = choose(rename_cond(c, mapping), self.resolve(rename(s, mapping), body), value)
+        lane = self.lane(load("?", as_index(names)), value, (red,), free=True)
+        target = load(
+            tile := self.tile_for(e.name, index, self.order(names, lane), home), as_index(self.tiles[tile].axes)
+        )
+        self.emit(Map(target, identity), home)
+        self.emit(Reduce(target, e.op, value, (red,), False), body)
+        home.out.append(Loop(red, const(0), self.axes[red].extent, tuple(body.out), "full"))
         return target
 
     def reduction(self, e: Eq, index: Index, target: Scalar, home: Scope | None = None) -> Reduce:
@@ -197,7 +267,9 @@ class Statements(ABC):
         names = self.statement_axes(target, over)
 
         def reused(array: str, index: Index) -> bool:
-            return self.packable(array, index) and not set(names) <= {v for p in index for v in p.vars()}
+            used = {v for p in index for v in p.vars()}
+            again = [v for v in names if v not in used]
+            return bool(again) and (self.packable(array, index) or self.repeated(array, used, again))
 
         axes = [self.axes[v] for v in names if v != self.row or v == self.lanes]
         return choose_lane(
@@ -220,6 +292,14 @@ class Statements(ABC):
             self.axes[v].role == "loop" for p in index for v in p.vars() if v in self.axes
         )
 
+    def repeated(self, array: str, used: Set[str], again: Iterable[str]) -> bool:
+        """Whether a load is repeated along a long axis, so that a copy made before pays."""
+        s = self.plan.strategy
+        if s.warps or array not in self.plan.memory:
+            return False
+        lengths = [self.axes[v].capacity.as_int() for v in again if v not in used]
+        return any(n is None or n >= 2 * s.block for n in lengths)
+
     def emit(self, statement: Map | Reduce, scope: Scope, alone: bool = False) -> None:
         value = statement.value
         if scope.loop is not None and any(
@@ -232,10 +312,9 @@ class Statements(ABC):
         lane = self.lane(statement.target, statement.value, over)
         if lane is not None and scattered(statement.value, lane) > MOST_SCATTERED:
             lane = None
-        if lane is not None and (scope.loop is not None or (over and not self.plan.strategy.warps)):
-            every = frozenset(self.statement_axes(statement.target, over)) if scope.loop is None else None
-            statement = replace(statement, value=self.packed(statement.value, lane, every))
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
+        if lane is not None:
+            statement = replace(statement, value=self.packed(statement.value, lane, loops if over else (), scope))
         if lane is not None and lane == self.lanes and scope.loop is not None and loops and not over:
             statement = replace(statement, value=self.turned(statement.value, lane, loops[-1], scope))
         if over and lane is not None and scope.loop is not None and self.plan.strategy.staged:
@@ -301,25 +380,28 @@ class Statements(ABC):
 
         return map_scalar(value, node)
 
-    def packed(self, value: Scalar, lane: str, once: frozenset[str] | None = None) -> Scalar:
-        """The value with loop-invariant loads that are strided along the lanes read from a tile packed before.
+    def packed(self, value: Scalar, lane: str, again: tuple[str, ...], scope: Scope) -> Scalar:
+        """The value with loads that are strided along the lanes read from a tile packed before.
 
-        A load that has all axes `once` of its statement is needed once, and stays.
+        These are the ones that stay the same in a loop, and those that are read again for each block of a long axis:
+        `again` are the axes that are looped over in a reduction.
         """
 
         def node(x: Scalar) -> Scalar | None:
-            if x.op != "load" or stride_kind(x.args[1], lane) != "strided" or not self.packable(*x.args):
+            if x.op != "load" or x.args[0] not in self.plan.memory or stride_kind(x.args[1], lane) != "strided":
                 return None
-            if once is not None and once <= {v for p in x.args[1] for v in p.vars()}:
+            used = frozenset(v for p in x.args[1] for v in p.vars())
+            same = self.packable(*x.args)
+            if not (same and scope.loop is not None) and not self.repeated(x.args[0], used, again):
                 return None
             key = ("pack", *x.args, lane)
-            found = self.scope.find(key)
+            home = self.scope if same else scope
+            found = home.find(key)
             if found is None:
-                used = frozenset(v for p in x.args[1] for v in p.vars())
                 names = self.order((v for v in self.axes if v in used and self.tiled(v)), lane)
-                tile = self.fresh_tile(f"{x.args[0]}.t", names)
-                found = self.scope.memo[key] = load(tile, as_index(names))
-                self.emit(Map(found, x), self.scope)
+                tile = self.tile_for(f"{x.args[0]}.t", x.args[1], names, home)
+                found = home.memo[key] = load(tile, as_index(names))
+                self.emit(Map(found, x), home)
             return found
 
         return map_scalar(value, node)

@@ -20,6 +20,8 @@ class Strategy:
     row         which axis is the row, of those whose values share the most loads: 0 the innermost, 1 the next, ..
     inverses    host scalars are more precise than what is computed: inside loops one divides by multiplying
     staged      operands of products that are the same in all lanes are copied to scratch first
+    stored      equations that are arrays in memory although each phase could make them again
+    short       extents that are less than a vector: their axes are no rows where another one serves as well
     """
 
     width: int
@@ -32,6 +34,8 @@ class Strategy:
     staged: bool = False
     row: int = 0
     inverses: bool = False
+    short: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.rows < self.width or self.rows % self.width == 0, self
