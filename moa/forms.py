@@ -13,6 +13,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TypeVar
 
+from moa.laws.affine import SideBySide
 from moa.laws.algebra import reads
 from moa.laws.assemble import Moves, defines, in_order, is_wide, reads_of
 from moa.laws.beside import beside_scans
@@ -140,7 +141,10 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
         for more in _orders(order, trace):
             if len(orders) < MAX_FORMS and all(more.opened != x.opened for x in orders):
                 orders.append(more)
-    others = (_more_passes(normal, written, trace), _parted(out[0], written, trace))
+    beside = _with_one_state(written, Trace(), Trace())
+    others = (
+        _more_passes(normal, written, trace), _parted(out[0], written, trace), _side_by_side(out[0], beside, trace)
+    )  # fmt: skip
     return (*out, *(f for f in others if f is not None))
 
 
@@ -181,6 +185,44 @@ def _parted(form: Form, streamed: Normal, trace: Trace) -> Form | None:
     parted = replace(streamed, equations=tuple(equations), stored=(*streamed.stored, *stored))
     own = Trace(steps=[*form.steps, *steps])
     return _form("in parts, merged", _with_one_state(parted, own, trace), tuple(own.steps))
+
+
+def _side_by_side(form: Form, held: Normal, trace: Trace) -> Form | None:
+    """A form with the steps of recurrences in chunks that run at once; None if there is none."""
+    names = Names(held)
+    names.taken |= {n for r in held.recurrences for n in (r.name, *(e.name for e in (*r.maps, *r.readers)))}
+    names.taken |= {c.name for r in held.recurrences for c in r.components}
+    steps: list[Step] = []
+    made: dict[str, SideBySide] = {}
+    for r in held.recurrences:
+        if not r.readers:  # its states are arrays: to make them takes longer than the steps
+            continue
+        try:
+            found: SideBySide = LAWS["affine"].apply(r, partial(_fresh, names))
+        except Stays as reason:
+            _refuse(trace, "affine", r.name, str(reason))
+            continue
+        made[r.name] = found
+        text = "; ".join(map(str, (found.ends, *found.states, found.chunks)))
+        steps.append(Step("affine", r.name, str(r), text, found.conditions, contract=LAWS["affine"].contract))
+    if not made:
+        return None
+    _extend(trace, steps)
+    recurrences: list[Recurrence] = []
+    for r in held.recurrences:
+        x = made.get(r.name)
+        recurrences += [r] if x is None else [x.ends, *x.states, x.chunks]
+    equations = in_order([*held.equations, *(e for x in made.values() for e in x.equations)])
+    chunks = replace(held, equations=tuple(equations), recurrences=tuple(recurrences))
+    out = _form(f"{', '.join(made)} in parts side by side", chunks, (*form.steps, *steps))
+    sequential, sequences = const(0), const(1)
+    for r in out.streamed.recurrences:
+        if any(r.name in (x.ends.name, x.chunks.name) for x in made.values()):
+            sequential = sequential + _recurrence_flops(r)
+    first = next(iter(made.values()))
+    for _, extent in parallel(first.chunks):
+        sequences = sequences * extent
+    return replace(out, sequential=sequential, sequences=sequences)
 
 
 def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:

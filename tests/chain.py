@@ -97,7 +97,7 @@ class Chain:
         return tuple(found[o] for o in system.outputs)
 
     def place(self, strategy: Strategy, fixed: Mapping[str, int] | None = None, form: int = 0) -> Placed:
-        return placed(self.case.text, len(self.case.lead), strategy, self.dtype, tuple((fixed or {}).items()), form)
+        return placed(Same(self.derivation), strategy, self.dtype, tuple((fixed or {}).items()), form)
 
     def params(self) -> dict[str, Any]:
         params = {k: float(v) for k, v in self.scalars.items()} | self.sizes
@@ -175,11 +175,22 @@ def derived(text: str, ranks: int) -> Derivation:
     return derive(parse(text, "<random>"), ranks)
 
 
+class Same:
+    """A derivation as a key: equal to itself alone, whatever laws made another one of the same text."""
+
+    def __init__(self, derivation: Derivation) -> None:
+        self.derivation = derivation
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.derivation is other.derivation
+
+    def __hash__(self) -> int:
+        return id(self.derivation)
+
+
 @lru_cache(maxsize=64)
-def placed(
-    text: str, ranks: int, strategy: Strategy, dtype: Element, fixed: tuple[tuple[str, int], ...], form: int
-) -> Placed:
-    derivation = derived(text, ranks)
+def placed(same: Same, strategy: Strategy, dtype: Element, fixed: tuple[tuple[str, int], ...], form: int) -> Placed:
+    derivation = same.derivation
     derivation = replace(derivation, streamed=derivation.forms[form].streamed)
     unit = frozenset(derivation.streamed.outputs)
     return place(derivation, strategy, dtype, dict(fixed), unit | stored(derivation))

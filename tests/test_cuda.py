@@ -186,20 +186,26 @@ def test_scratch_in_global_memory(programs_on_cpu: tuple[Device, dict[str, tuple
 
 
 def test_forms_in_parts_and_in_chunks(tmp_path: Path) -> None:
-    """Few rows: the axis is split over blocks, and what they made is merged; prefixes go by chunks."""
+    """Few rows: the axis is split over blocks, and what they made is merged; prefixes go by chunks, and so do scans."""
     from chain import in_short, laws
 
     linear = """def f(Q[n, d], K[n, d], V[n, c]):
     A = where(iota(n) <= iota(n)[:, None], (elu(Q) + 1) @ (elu(K) + 1).T, 0)
     return (A @ V) / (sum(A, axis=-1, keepdims=True) + 1)"""
+    gated = """def step(S, x):
+    k, v, g = x
+    return exp(g)[:, None] * S + k[:, None] * v
+def f(Q[n, d], K[n, d], V[n, c], g[n, d]):
+    return sum(Q[:, :, None] * scan(step, (K, V, g), axis=0, init=zeros(d, c)), axis=1)"""
     cases = {
         "row": (WRITTEN["plain"].text, QKV, {"n": 1, "m": 67, "d": 5, "c": 35}, "parts"),
         "causal": (MASKED.format("j <= i"), QKV, {"n": 41, "m": 41, "d": 4, "c": 3}, "parts"),
         "linear": (linear, "Q[n, d] K[n, d] V[n, c]", {"n": 21, "d": 4, "c": 5}, "chunk"),
+        "gated": (gated, "Q[n, d] K[n, d] V[n, c] g[n, d]", {"n": 21, "d": 4, "c": 5}, "side by side"),
     }
     placed: dict[str, Placed] = {}
     found: dict[str, tuple[Chain, int]] = {}
-    with laws(merge=in_short(16), chunk=in_short(8)):
+    with laws(merge=in_short(16), chunk=in_short(8), affine=in_short(8)):
         for name, (text, params, sizes, word) in cases.items():
             chain = Chain(written(text, params, **sizes), "f32")
             form = next(k for k, f in enumerate(chain.derivation.forms) if word in f.name)
