@@ -1,0 +1,122 @@
+"""What a work item is: which axis is its row, where its rows are, what each vector of them visits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from chain import MINIATURES, Chain
+from programs import Case, listed
+
+from moa.kernel import compile
+from moa.pipeline import Placed, place
+from moa.poly import const
+from moa.tile import Strategy
+from moa.tile.plan import Plan
+from moa.tiles import Loop, Nest, Phase, TileStmt
+
+GROUPED = """def f(Q[g, r, n, d], K[g, m, d], V[g, m, c]):
+    return softmax(Q @ K[:, None].T) @ V[:, None]
+"""
+CAUSAL = """def f(Q[n, d], K[n, d], V[n, c]):
+    i, j = iota(n)[:, None], iota(n)
+    return softmax(where(j <= i, Q @ K.T, -inf)) @ V
+"""
+SHORT = Strategy(4, 3, 8, 3, 2, 4, row=1)
+ROWS = Strategy(2, 4, 6, 2, 2, 2)
+
+
+def grouped(r: int, n: int) -> Chain:
+    params = listed("Q[g, r, n, d] K[g, m, d] V[g, m, c]")
+    return Chain(Case(GROUPED, params, {"g": 2, "r": r, "n": n, "m": 11, "d": 5, "c": 6}))
+
+
+def causal(n: int) -> Chain:
+    return Chain(Case(CAUSAL, listed("Q[n, d] K[n, d] V[n, c]"), {"n": n, "d": 3, "c": 2}))
+
+
+def nests(body: tuple[TileStmt, ...]) -> Iterator[Nest]:
+    for s in body:
+        if isinstance(s, Nest):
+            yield s
+        elif isinstance(s, Loop):
+            yield from nests(s.body)
+
+
+def row(placed: Placed) -> str:
+    (phase,) = placed.tiles.phases
+    return next(str(phase.axis(v).extent) for v in phase.items if phase.axis(v).step > 1)
+
+
+@pytest.mark.parametrize("r, n", [(1, 1), (3, 1), (4, 2), (7, 1)])
+def test_heads_that_share_keys_are_rows(r: int, n: int) -> None:
+    c = grouped(r, n)
+    placed, want, nan = c.place(SHORT), c.expected(), c.normal()
+    assert row(placed) == "r" and row(c.place(replace(SHORT, row=0))) == "n"
+    assert not c.differs(c.tiles(placed), want, nan)
+    assert not c.differs(c.loops(placed), want, nan)
+
+
+def test_few_rows_look_ahead_and_are_no_lanes() -> None:
+    (phase,) = grouped(3, 1).place(SHORT).tiles.phases
+    found = list(nests(phase.body))
+    assert all(x.lane != "b1" for x in found)
+    assert {x.ahead for x in found} == {None, "j"} and any(x.vectors > 1 for x in found)
+
+
+def test_a_kernel_takes_the_longest_row() -> None:
+    kernel = compile(GROUPED, dtype="float32")
+    rng = np.random.default_rng(0)
+    for r, n, wanted in ((4, 1, "r"), (2, 5, "n"), (20, 3, "r"), (20, 33, "n")):
+        q, k, v = (rng.standard_normal(s).astype("f") for s in ((2, r, n, 8), (2, 50, 8), (2, 50, 8)))
+        s = np.einsum("grnd,gmd->grnm", q, k).astype(float)
+        e = np.exp(s - s.max(-1, keepdims=True))
+        want = np.einsum("grnm,gmc->grnc", e / e.sum(-1, keepdims=True), v)
+        assert np.abs(kernel(q, k, v) - want).max() < 1e-5
+        assert row(list(kernel._variants.values())[-1].placed) == wanted
+
+
+def bounded(phase: Phase) -> list[Nest]:
+    return [x for x in nests(phase.body) if x.bounds is not None]
+
+
+def test_vectors_of_rows_have_edges_of_their_own() -> None:
+    c = causal(13)
+    (phase,) = c.place(ROWS).tiles.phases
+    assert {str(x.bounds) for x in bounded(phase)} == {"j in 0 .. min(i@v + 2, n)"}
+    assert not bounded(c.place(replace(ROWS, rows=2)).tiles.phases[0]), "one vector has the edges of the item"
+    for n in (1, 2, 5, 8):
+        c = causal(n)
+        assert not c.differs(c.loops(c.place(ROWS)), c.expected(), c.normal())
+
+
+def test_an_edge_too_near_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Plan.bounds
+
+    def cut(*given: Any) -> Any:
+        found = whole(*given)
+        return found and replace(found, hi=found.hi - const(1))
+
+    monkeypatch.setattr(Plan, "bounds", cut)
+    c = causal(8)
+    placed = place(c.derivation, ROWS, "f64", {}, frozenset({"out"}))
+    assert c.differs(c.loops(placed), c.expected(), c.normal())
+
+
+def test_products_are_packed_and_outputs_transposed() -> None:
+    case = Case("def f(X[n, k], W[k, c]):\n    return X @ W\n", listed("X[n, k] W[k, c]"), {"n": 7, "k": 5, "c": 6})
+    c = Chain(case)
+    for strategy in MINIATURES:
+        placed = c.place(strategy)
+        assert not c.differs(c.loops(placed), c.expected(), c.normal()), strategy
+    text = str(c.place(Strategy(4, 4, 8, 2, 1, 4)).tiles)
+    assert "nest (k by 4) lanes i:\n    X.t[k, i] = X[i, k]" in text
+    assert "nest (i by 4) lanes c:" in text
+
+
+def test_what_a_nest_makes_for_itself_is_not_stored() -> None:
+    (phase,) = causal(5).place(ROWS).tiles.phases
+    assert {t.name for t in phase.tiles if t.space == "block"} >= {"fold.0.ref0.old"}
