@@ -7,7 +7,7 @@ is a closed form for caches that hold a tile; in it scratch is counted once each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -56,6 +56,13 @@ class Level:
     closed_form_bytes: int | None = None
     measured_bytes: int | None = None
     conflict_bytes: int | None = None
+
+    @property
+    def off(self) -> float | None:
+        """How far the prediction is from what was measured, as a share of that; None where one of them is not there."""
+        if self.predicted_bytes is None or not self.measured_bytes:
+            return None
+        return self.predicted_bytes / self.measured_bytes - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +186,17 @@ def levels_of(traffic: Traffic, machine: Machine, sizes: Mapping[str, int]) -> t
         conjectured = max(once, pairs_bytes(traffic, sizes) // m.capacity_bytes - m.capacity_bytes)
         attainable = attainable_at(traffic, at)
         out.append(Level(m.name, m.capacity_bytes, once, once, conjectured, attainable, predicted, regime, closed))
+    return tuple(out)
+
+
+def beside(levels: tuple[Level, ...], simulated: Sequence[Any]) -> tuple[Level, ...]:
+    """The levels with what simulated caches of the same capacities moved (`moa.measure.SimulatedLevel`)."""
+    found = {x.capacity_bytes: x for x in simulated}
+    out = []
+    for level in levels:
+        x = found.get(level.capacity_bytes)
+        measured = {} if x is None else {"measured_bytes": x.moved_bytes, "conflict_bytes": x.conflict_bytes}
+        out.append(replace(level, **measured))
     return tuple(out)
 
 

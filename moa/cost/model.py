@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moa.cost.arithmetic import flops
-from moa.cost.levels import Level, Traffic, formula_of, levels_of, scratch_passes, traffic_of
+from moa.cost.levels import Level, Traffic, beside, formula_of, levels_of, scratch_passes, traffic_of
 from moa.cost.sums import Count, Sum, expression
 from moa.cost.traffic import Words, compulsory, streamed
 from moa.loops import Element
@@ -96,13 +96,7 @@ class Cost:
 
     def beside(self, simulated: Sequence[Any]) -> tuple[Level, ...]:
         """The levels with what simulated caches of the same capacities moved (`moa.measure.SimulatedLevel`)."""
-        found = {x.capacity_bytes: x for x in simulated}
-        out = []
-        for level in self.levels:
-            x = found.get(level.capacity_bytes)
-            measured = {} if x is None else {"measured_bytes": x.moved_bytes, "conflict_bytes": x.conflict_bytes}
-            out.append(replace(level, **measured))
-        return tuple(out)
+        return beside(self.levels, simulated)
 
     def times_s(self) -> tuple[tuple[str, float], ...]:
         """(what is waited for, seconds) for arithmetic and each level; the time is at least the largest of them.
