@@ -197,7 +197,10 @@ class Cost:
             title = f"bytes beyond {level.name}, {bytes_text(level.capacity_bytes)}"
             unknown = "not predicted" if level.predicted_bytes is None else f"{level.predicted_bytes:,}"
             rows.append((title, unknown, level.regime))
-            rows.append(("  compulsory", f"{level.compulsory_bytes:,}", "certified: no order of this work moves less"))
+            rows.append(("  compulsory", f"{level.compulsory_bytes:,}", "each byte once"))
+            rows.append(
+                ("  lower bound", f"{level.lower_bound_bytes:,}", "certified: no order of this work moves less")
+            )
             rows.append(("  conjectured bound", f"{level.conjectured_bound_bytes:,}", "conjectured, not proved"))
             about = "no row fits" if level.attainable_bytes is None else f"{level.attainable_bytes:,}"
             rows.append(("  attainable, about", about, "with as many rows at a time as fit"))
