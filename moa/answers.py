@@ -36,6 +36,8 @@ cost --why   kernel, sizes {name: n}, threads, machine (or null), candidates [{k
          words, exact, time_s (or null), bytes {level: n or null}, reason}], refused [{law, target, reason}]
 measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, levels [{capacity_bytes, ways,
          read_bytes, written_bytes, conflict_bytes (or null), arrays [{name, read_bytes, written_bytes}]}],
+         predicted [{capacity_bytes, regime, compulsory_bytes, lower_bound_bytes, conjectured_bound_bytes,
+         attainable_bytes, predicted_bytes (or null), measured_bytes, conflict_bytes, off (or null)}],
          calls [{name, loads, stores, bytes}], spills {stores, loads} (or null), counted {name: n},
          not_counted {name: reason}, call_s, calls_timed, peak_bytes (or null)
 verify   kernel, ok, checks [{name, ok, detail}]
@@ -55,6 +57,7 @@ LEVEL = (
     "name", "capacity_bytes", "compulsory_bytes", "lower_bound_bytes", "conjectured_bound_bytes", "attainable_bytes",
     "predicted_bytes", "closed_form_bytes", "regime",
 )  # fmt: skip
+MEASURED = ("measured_bytes", "conflict_bytes", "off")
 COUNTS = ("flops", "compulsory_words", "streamed_words", "scratch_bytes")
 
 
@@ -194,6 +197,7 @@ def of_measured(kernel: Kernel, found: Measured) -> Answer:
             }
             for level in simulated.levels
         ],
+        "predicted": [{**{k: getattr(level, k) for k in (*LEVEL, *MEASURED)}} for level in found.predicted],
         "calls": [
             {"name": name, "loads": c.loads, "stores": c.stores, "bytes": c.size_bytes} for name, c in simulated.calls
         ],

@@ -208,6 +208,16 @@ def test_json_of_cost() -> None:
     assert told("cost", ATTENTION)["values"] is None
 
 
+def test_json_of_candidates() -> None:
+    sizes = [w for s in ("n=1", "m=900", "dk=8", "dv=8") for w in ("--size", s)]
+    answer = told("cost", ATTENTION, *sizes, "--why", "--threads", "2", "--machine", "edge")
+    assert (answer["sizes"]["m"], answer["threads"], answer["machine"]) == (900, 2, "edge")
+    chosen = [c["name"] for c in answer["candidates"] if c["chosen"]]
+    assert chosen == ["in parts, merged", "1 row"] and all(c["bytes"]["L1"] for c in answer["candidates"])
+    plain = moa("cost", ATTENTION, *sizes, "--why")
+    assert plain[0] == 0 and plain[1].startswith("candidates for attention at n = 1, ") and "* as written" in plain[1]
+
+
 def test_json_of_measure() -> None:
     sizes = [w for s in ("n=40", "m=50", "dk=8", "dv=8") for w in ("--size", s)]
     answer = told("measure", ATTENTION, *sizes, "--cache", "4K/4", "--cache", "64K/8", "--threads", "2")
@@ -219,6 +229,9 @@ def test_json_of_measure() -> None:
         assert level["read_bytes"] == sum(a["read_bytes"] for a in level["arrays"]) > 0
     assert answer["accesses"] == sum(c["loads"] + c["stores"] for c in answer["calls"])
     assert answer["call_s"] > 0 and answer["counted"] | answer["not_counted"]
+    assert answer["predicted"] == []
+    (level,) = told("measure", ATTENTION, *sizes, "--cache", "64K/8")["predicted"]
+    assert level["predicted_bytes"] == level["measured_bytes"] and level["off"] == 0 == level["conflict_bytes"]
     plain = moa("measure", ATTENTION, *sizes, "--cache", "4K")
     assert plain[0] == 0 and plain[1].startswith("measured attention at n = 40, ") and "4 KiB " in plain[1]
 

@@ -137,7 +137,8 @@ def test_predicted_is_what_caches_see(name: str) -> None:
         (level,) = levels_of(traffic, machine(kib), sizes_of(c))
         assert level.regime == regime, (kib, traffic.tile_bytes(sizes_of(c)))
         assert level.predicted_bytes == pytest.approx(x.moved_bytes, rel=WITHIN), kib
-        assert level.compulsory_bytes == level.lower_bound_bytes <= x.moved_bytes
+        assert level.compulsory_bytes <= level.lower_bound_bytes <= x.moved_bytes
+        assert level.lower_bound_bytes <= level.conjectured_bound_bytes <= x.moved_bytes
 
 
 def test_levels_behind_one_another() -> None:
@@ -311,6 +312,31 @@ def test_bounds_and_regimes_by_capacity() -> None:
     assert conjectured == sorted(conjectured, reverse=True)
     words = 4096 * 4096 * 128 * 128 // (32 * KIB // 4) - 32 * KIB // 4
     assert conjectured[0] == 4 * words  # n m (dk + dv)^2 / M - M
+
+
+def test_certified_and_conjectured_bounds() -> None:
+    """n m dk^2 / (M + 2 dk sqrt(M)) - M words, and below about d^2 / 2 words of cache what storing scores moves."""
+    sizes = {"n": 4096, "m": 4096, "dk": 64, "dv": 64}
+    k = fresh("attention")
+    found = k.cost(machine(4, 32, 256), **sizes).levels
+    pairs = 4096 * 4096
+    for x in found[:2]:
+        words = x.capacity_bytes // 4
+        certified = pairs * 64**2 / (words + 128 * words**0.5) - words
+        assert x.lower_bound_bytes == pytest.approx(4 * certified, abs=4) and x.lower_bound_bytes > x.compulsory_bytes
+    assert found[2].lower_bound_bytes == found[2].compulsory_bytes
+    streamed, stored = (pairs * 128**2 / 1024, 2 * pairs * (1 + 128 / 32))
+    assert stored < streamed and found[0].conjectured_bound_bytes == pytest.approx(4 * (stored - 1024), abs=8)
+    (product,) = k.cost(machine(4), **sizes).traffic.products
+    assert str(product.pairs) == "m*n" and str(product.depth) == "dk"
+    causal = fresh("causal").cost(machine(4), n=700, dk=64, dv=64).traffic.products
+    assert causal[0].pairs.value({"n": 700, "dk": 64, "dv": 64}) == sum(
+        64 * t * min(64, 700 - 64 * t) for t in range(11)
+    )
+    one = moa.compile("A @ B.T", A="n k", B="m k", dtype="float32").cost(machine(4), n=600, m=600, k=600)
+    assert one.levels[0].lower_bound_bytes > one.levels[0].compulsory_bytes
+    for no_product in ("sum(X * Y, axis=1)", "exp(X) + Y"):
+        assert not moa.compile(no_product, X="n m", Y="n m").cost(machine(4), n=9, m=9).traffic.products
 
 
 def test_time_energy_and_table() -> None:

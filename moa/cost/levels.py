@@ -7,10 +7,12 @@ is a closed form for caches that hold a tile; in it scratch is counted once each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, sqrt
 from typing import Any, Literal
 
+from moa.cost.bounds import Contraction, contractions, least_words
 from moa.cost.predicted import Sized, predicted_bytes
 from moa.cost.reuse import BYTES, Bytes, Item, found_again, item_of
 from moa.cost.sums import Count, largest, of, symbol
@@ -36,8 +38,8 @@ class Level:
     """The bytes that cross between one cache and what is farther.
 
     compulsory_bytes        each byte of inputs that is read and of outputs, once
-    lower_bound_bytes       certified: no order of this work moves less
-    conjectured_bound_bytes of keeping rows and streaming the rest, in any order: not proved
+    lower_bound_bytes       certified: no order of this work moves less (`moa.cost.bounds`)
+    conjectured_bound_bytes of keeping rows and streaming the rest, or of storing what is in between: not proved
     attainable_bytes        about, with as many rows at a time as the cache holds; None where it holds not one
     predicted_bytes         for the tiles of this kernel; None where data decide and no closed form is known
     closed_form_bytes       by the formula in sizes and the capacity, for one phase; None where a tile does not fit
@@ -57,6 +59,13 @@ class Level:
     measured_bytes: int | None = None
     conflict_bytes: int | None = None
 
+    @property
+    def off(self) -> float | None:
+        """How far the prediction is from what was measured, as a share of that; None where one of them is not there."""
+        if self.predicted_bytes is None or not self.measured_bytes:
+            return None
+        return self.predicted_bytes / self.measured_bytes - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -68,6 +77,7 @@ class Traffic:
     footprint   of all arrays and scratch; that is SCRATCH in the counts
     tiles       of the kernel, of whose arrays `each` has (name, bytes of an element)
     width       lanes of a vector
+    products    of matrices, which bound what moves
     """
 
     compulsory: Count
@@ -79,6 +89,7 @@ class Traffic:
     each: tuple[tuple[str, int], ...]
     width: int
     items: tuple[Item, ...]
+    products: tuple[Contraction, ...]
 
     def scratch_bytes(self, sizes: Mapping[str, int]) -> int:
         """What a thread touches of its scratch: tiles as long as the longest round."""
@@ -119,7 +130,8 @@ def traffic_of(tiles: Tiles, dtype: Element, stored: Element | None = None, widt
     items = tuple(item_of(tiles, p, each) for p in tiles.phases)
     cold = weighed(by_items, each, written_twice=True) + times(scratch, 2)
     kinds = tuple(each.items())
-    return Traffic(weighed(once, each), allocated, cold, footprint, tiles, dtype, kinds, width, items)
+    products = contractions(tiles)
+    return Traffic(weighed(once, each), allocated, cold, footprint, tiles, dtype, kinds, width, items, products)
 
 
 def element_bytes(tiles: Tiles, dtype: Element, stored: Element | None) -> dict[str, int]:
@@ -176,9 +188,21 @@ def levels_of(traffic: Traffic, machine: Machine, sizes: Mapping[str, int]) -> t
         predicted = closed if seen is None and len(traffic.tiles.phases) == 1 else seen
         held_before = held_before or m.capacity_bytes >= tile
         once = traffic.compulsory.value(sizes)
-        conjectured = max(once, pairs_bytes(traffic, sizes) // m.capacity_bytes - m.capacity_bytes)
+        least = max(once, least_bytes(traffic, at))
+        conjectured = max(least, conjectured_at(traffic, at))
         attainable = attainable_at(traffic, at)
-        out.append(Level(m.name, m.capacity_bytes, once, once, conjectured, attainable, predicted, regime, closed))
+        out.append(Level(m.name, m.capacity_bytes, once, least, conjectured, attainable, predicted, regime, closed))
+    return tuple(out)
+
+
+def beside(levels: tuple[Level, ...], simulated: Sequence[Any]) -> tuple[Level, ...]:
+    """The levels with what simulated caches of the same capacities moved (`moa.measure.SimulatedLevel`)."""
+    found = {x.capacity_bytes: x for x in simulated}
+    out = []
+    for level in levels:
+        x = found.get(level.capacity_bytes)
+        measured = {} if x is None else {"measured_bytes": x.moved_bytes, "conflict_bytes": x.conflict_bytes}
+        out.append(replace(level, **measured))
     return tuple(out)
 
 
@@ -199,9 +223,32 @@ def closed_form_at(traffic: Traffic, at: Mapping[str, int], tile: int, with_scra
     return traffic.cold.value(at) - kept, regime
 
 
-def pairs_bytes(traffic: Traffic, sizes: Mapping[str, int]) -> int:
-    """Over all items, the product of the bytes they keep and the bytes they stream."""
-    return sum(of(item.resident * item.streamed, (), item.items).value(sizes) for item in traffic.items)
+def least_bytes(traffic: Traffic, at: Mapping[str, int]) -> int:
+    """The certified bound of the products of matrices, in words of the smallest float that is read."""
+    kinds = {a.name: a.kind for a in traffic.tiles.arrays if a.role == "input"}
+    word = min((n for a, n in traffic.each if kinds.get(a) == "f"), default=8)
+    return max((ceil(word * least_words(c, at[BYTES] / word, at)) for c in traffic.products), default=0)
+
+
+def conjectured_at(traffic: Traffic, at: Mapping[str, int]) -> int:
+    """With P pairs of a row and a position, D words of each: the less of P D^2 / M and 2 P (1 + D / sqrt(M)), less M.
+
+    The first where all that a row keeps is streamed past; the second where results in between are stored and read, with
+    square blocks. Orders of both: Saha and Ye 2024; the constants are not proved.
+    """
+    capacity, word = at[BYTES], ELEMENT_BYTES[traffic.dtype]
+    total = 0.0
+    for item in traffic.items:
+        products = of(item.resident * item.streamed, (), item.items).value(at)
+        rows = (
+            of(const(1), (), item.items[:-1]).value(at) * counted(item.items[-1].extent).value(at) if item.items else 1
+        )
+        kept = of(item.resident, (), item.items).value(at) / max(rows, 1)  # D, in bytes
+        if products and kept:
+            pairs = products / kept**2
+            stored = 2 * pairs * (word + kept / sqrt(capacity / word))
+            total += min(products / capacity, stored)
+    return int(total) - capacity
 
 
 def attainable_at(traffic: Traffic, at: Mapping[str, int]) -> int | None:

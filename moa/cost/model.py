@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moa.cost.arithmetic import flops
-from moa.cost.levels import Level, Traffic, formula_of, levels_of, scratch_passes, traffic_of
+from moa.cost.levels import Level, Traffic, beside, formula_of, levels_of, scratch_passes, traffic_of
 from moa.cost.sums import Count, Sum, expression
 from moa.cost.traffic import Words, compulsory, streamed
 from moa.loops import Element
@@ -96,13 +96,7 @@ class Cost:
 
     def beside(self, simulated: Sequence[Any]) -> tuple[Level, ...]:
         """The levels with what simulated caches of the same capacities moved (`moa.measure.SimulatedLevel`)."""
-        found = {x.capacity_bytes: x for x in simulated}
-        out = []
-        for level in self.levels:
-            x = found.get(level.capacity_bytes)
-            measured = {} if x is None else {"measured_bytes": x.moved_bytes, "conflict_bytes": x.conflict_bytes}
-            out.append(replace(level, **measured))
-        return tuple(out)
+        return beside(self.levels, simulated)
 
     def times_s(self) -> tuple[tuple[str, float], ...]:
         """(what is waited for, seconds) for arithmetic and each level; the time is at least the largest of them.
@@ -203,7 +197,10 @@ class Cost:
             title = f"bytes beyond {level.name}, {bytes_text(level.capacity_bytes)}"
             unknown = "not predicted" if level.predicted_bytes is None else f"{level.predicted_bytes:,}"
             rows.append((title, unknown, level.regime))
-            rows.append(("  compulsory", f"{level.compulsory_bytes:,}", "certified: no order of this work moves less"))
+            rows.append(("  compulsory", f"{level.compulsory_bytes:,}", "each byte once"))
+            rows.append(
+                ("  lower bound", f"{level.lower_bound_bytes:,}", "certified: no order of this work moves less")
+            )
             rows.append(("  conjectured bound", f"{level.conjectured_bound_bytes:,}", "conjectured, not proved"))
             about = "no row fits" if level.attainable_bytes is None else f"{level.attainable_bytes:,}"
             rows.append(("  attainable, about", about, "with as many rows at a time as fit"))

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from moa.backends.llvm import host, print_llvm
 from moa.backends.llvm_build import assembly
+from moa.cost import Level
+from moa.cost.levels import beside, levels_of, traffic_of
 from moa.expand import expand
+from moa.machine import Machine, Memory
 from moa.markup import table
 from moa.measure.counters import Counters, counted
 from moa.measure.here import caches_here
@@ -22,7 +25,7 @@ from moa.measure.spills import Spills, spills
 if TYPE_CHECKING:
     from moa.kernel import Kernel
 
-HEAD = ("", "read", "written", "conflicts")
+HEAD = ("", "read", "written", "conflicts", "predicted", "off by")
 Now = Callable[[str], None]
 
 
@@ -30,6 +33,7 @@ Now = Callable[[str], None]
 class Measured:
     """What a kernel moved in simulated caches, and what the machine says of it.
 
+    predicted  for each cache, what the model says beside what was measured; () for several threads
     caches    where the description of the caches is from
     spills    vector instructions that use the stack: not among the accesses of `simulated`. None where not known
     peak_bytes   memory that a call added, or None for the `peak_reason`
@@ -40,6 +44,7 @@ class Measured:
     sizes: tuple[tuple[str, int], ...]
     caches: str
     simulated: Simulated
+    predicted: tuple[Level, ...]
     counters: Counters
     spills: Spills | None
     time_s: float
@@ -57,16 +62,16 @@ class Measured:
         count = f"{self.simulated.threads} thread{'s' * (self.simulated.threads > 1)}"
         return f"measured {self.name}{f' at {at}' if at else ''}: {self.dtype}, {self.simulated.form}, {count}"
 
-    def moves(self) -> list[tuple[str, str, str, str]]:
-        """The bytes beyond each cache, in all and for each array."""
-        out = []
-        for level in self.simulated.levels:
+    def moves(self) -> list[tuple[str, ...]]:
+        """The bytes beyond each cache, in all and for each array, and what was predicted of all."""
+        out: list[tuple[str, ...]] = []
+        predicted = self.predicted or (None,) * len(self.simulated.levels)
+        for level, model in zip(self.simulated.levels, predicted, strict=True):
             ways = f", {level.ways} ways" if level.ways else ""
             conflicts = "" if level.conflict_bytes is None else f"{level.conflict_bytes:,}"
-            out.append(
-                (f"{size(level.capacity_bytes)}{ways}", f"{level.read_bytes:,}", f"{level.written_bytes:,}", conflicts)
-            )
-            out += [(f"  {p.name}", f"{p.read_bytes:,}", f"{p.written_bytes:,}", "") for p in level.arrays]
+            title = f"{size(level.capacity_bytes)}{ways}"
+            out.append((title, f"{level.read_bytes:,}", f"{level.written_bytes:,}", conflicts, *beside_texts(model)))
+            out += [(f"  {p.name}", f"{p.read_bytes:,}", f"{p.written_bytes:,}", "", "", "") for p in level.arrays]
         return out
 
     def notes(self) -> list[tuple[str, str]]:
@@ -89,7 +94,7 @@ class Measured:
 
     def __str__(self) -> str:
         rows = [("bytes beyond", *HEAD[1:]), *self.moves()]
-        widths = [max(len(r[k]) for r in rows) for k in range(4)]
+        widths = [max(len(r[k]) for r in rows) for k in range(len(HEAD))]
         lines = [
             "  ".join([f"{r[0]:{widths[0]}}", *(f"{x:>{w}}" for x, w in zip(r[1:], widths[1:], strict=True))])
             for r in rows
@@ -100,6 +105,14 @@ class Measured:
 
     def _repr_html_(self) -> str:
         return table(self.title, ("bytes beyond", *HEAD[1:]), self.moves()) + table("", (), self.notes())
+
+
+def beside_texts(level: Level | None) -> tuple[str, str]:
+    """(what is predicted beyond a cache, how far that is from what was measured)."""
+    if level is None or level.predicted_bytes is None:
+        return "", ""
+    off = level.off
+    return f"{level.predicted_bytes:,}", "" if off is None else f"{off:+.2%}"
 
 
 def size(count: int) -> str:
@@ -147,7 +160,25 @@ def measure(
     counters = counted(run)
     peak, reason = peak_bytes(run)
     sizes, kept = sizes_of(kernel, values), spilled(kernel, values, threads)
-    return Measured(kernel.name, kernel.dtype, sizes, described, simulated, counters, kept, time_s, calls, peak, reason)
+    now("predicting")
+    model = predicted(kernel, values, sizes, simulated, line_bytes)
+    return Measured(
+        kernel.name, kernel.dtype, sizes, described, simulated, model, counters, kept, time_s, calls, peak, reason
+    )
+
+
+def predicted(
+    kernel: Kernel, values: list[Any], sizes: tuple[tuple[str, int], ...], simulated: Simulated, line_bytes: int
+) -> tuple[Level, ...]:
+    """What the model says of the variant that runs, for the caches that were simulated; () for several threads."""
+    if simulated.threads > 1:
+        return ()
+    _, variant = variant_of(kernel, values, 1)
+    placed = variant.placed
+    caches = [Memory(f"L{k}", x.capacity_bytes, 1.0, 0.0) for k, x in enumerate(simulated.levels, 1)]
+    machine = Machine("caches", "", 1, line_bytes, (), (), (*caches, Memory("memory", None, 1.0, 0.0)))
+    traffic = traffic_of(placed.tiles, kernel._element, kernel._stored, placed.strategy.width)
+    return beside(levels_of(traffic, machine, dict(sizes)), simulated.levels)
 
 
 def spilled(kernel: Kernel, values: list[Any], threads: int) -> Spills | None:
