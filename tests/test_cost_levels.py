@@ -64,7 +64,7 @@ def case(
 
 
 AGAIN, SHARED, ALL, LESS = (SHORT[w] for w in ("again", "shared", "all", "less"))
-CHUNKS, PARTS = "open r0 in r1, r2; chunk", "in parts"
+CARRIED, CHUNKS, PARTS = "open r0 in r1, r2; carry", "open r0 in r1, r2; chunk", "in parts"
 CASES = {
     "full": case("attention", "32 less 64 less 344 again 400 shared 700 all", n=512, m=512, dk=64, dv=64),
     "tails": case("attention", "24 less 128 less 184 again 224 shared 300 all", n=331, m=509, dk=40, dv=24),
@@ -81,6 +81,7 @@ CASES = {
     "one row": case("attention", "32 less 256 shared 600 all", n=1, m=1000, dk=64, dv=64),
     "one row in parts": case("attention", "24 less 128 less 256 shared 900 all", form=PARTS, n=1, m=1500, dk=64, dv=64),
     "linear": case("linear", "16 shared 48 shared 512 all", n=300, dk=32, dv=32),
+    "carried": case("linear", "16 less 32 less 48 shared 512 all", form=CARRIED, n=60, dk=64, dv=64),
     "linear as written": case("linear", "48 less 128 less 448 some 512 shared", form="as w", n=700, dk=64, dv=64),
     "stored": case(
         "linear", "24 less 64 less 256 less 600 less 1024 shared 2048 all", form=CHUNKS, n=900, dk=32, dv=32

@@ -18,7 +18,7 @@ from moa.domains.evaluate import holds, value_of
 from moa.loops import ELEMENT_BYTES, Element
 from moa.lower import PhaseLowering
 from moa.normal import Index, loads
-from moa.tiles import Loop, Nest, Phase, Reduce, Tiles, TileStmt, When
+from moa.tiles import Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When
 
 LINE_BYTES = 64
 CHUNK = 16  # positions of a reduced axis that are visited together
@@ -122,11 +122,12 @@ class Statement:
 class Blocks:
     """A nest as it is walked.
 
+    loops     (axis, block, whether the rest is a block too)
     absolute  the variables whose values decide what is visited; of `relative` ones only the length does
     known     the sequences that it was so far
     """
 
-    loops: tuple[tuple[str, int], ...]
+    loops: tuple[tuple[str, int, bool], ...]
     statements: tuple[Statement, ...]
     absolute: tuple[str, ...]
     relative: tuple[str, ...]
@@ -206,7 +207,7 @@ class PhaseWalk:
     def __init__(self, walk: Walk, phase: Phase, dtype: Element, width: int, fine: bool) -> None:
         """fine: block by block of each nest, else each nest at once"""
         self.walk, self.phase, self.sizes, self.fine = walk, phase, walk.sizes, fine
-        self.element_bytes = ELEMENT_BYTES[dtype]
+        self.element_bytes, self.width = ELEMENT_BYTES[dtype], width
         self.row = next((a.name for a in phase.axes if a.role == "item" and a.step > 1), None)
         elements = dict.fromkeys((a.name for a in walk.tiles.arrays), dtype)
         store = PhaseLowering(walk.tiles, phase, dtype, width, {}, elements, frozenset(), self.row, {}).store
@@ -276,8 +277,24 @@ class PhaseWalk:
             statements.append(Statement(inside, read, written, any(a in loops for a in over)))
         accesses = [a for s in statements for a in (*s.read, *s.written)]
         absolute = {v for a in accesses for v in a.absolute}
-        relative = loops | {a for s in statements for a in s.over} | {v for a in accesses for v in a.relative}
-        return Blocks(nest.loops, tuple(statements), tuple(sorted(absolute)), tuple(sorted(relative - absolute)))
+        relative = {a for a, _, _ in self.loops(nest)} | {a for s in statements for a in s.over}
+        relative |= {v for a in accesses for v in a.relative}
+        relative -= absolute
+        return Blocks(self.loops(nest), tuple(statements), tuple(sorted(absolute)), tuple(sorted(relative)))
+
+    def loops(self, nest: Nest) -> tuple[tuple[str, int, bool], ...]:
+        """The loops of a nest: vectors of lanes are one too, but where all rows are in them, or lanes are summed."""
+        found = tuple((a, size, False) for a, size in nest.loops)
+        lane = nest.lane
+        if lane is None:
+            return found
+        along = [s for s in nest.statements if isinstance(s, Reduce) and lane in s.over]
+        if lane != self.row:
+            inside = any(nest.loops or s.target.args[1] for s in along)
+            return found if inside else (*found, (lane, self.width, True))
+        apart = any(lane in p.vars() for s in nest.statements for _, i in loads(s.value) for p in i[:-1])
+        maps = all(isinstance(s, Map) for s in nest.statements)
+        return ((lane, self.width, True), *found) if maps and apart else found
 
     def access(self, array: str, index: Index, write: bool, lanes: str | None) -> Iterator[Access]:
         """The access, unless it is of registers."""
@@ -304,8 +321,9 @@ class PhaseWalk:
             for a in (a for s in b.statements for a in (*s.read, *s.written)):
                 yield from self.visit(a, env, env)
             return
-        names = [a for a, _ in b.loops]
-        for at in itertools.product(*(blocks(env[a], size) for a, size in b.loops)):
+        names = [a for a, _, _ in b.loops]
+        split = (chunks(env[a], size) if rest else blocks(env[a], size) for a, size, rest in b.loops)
+        for at in itertools.product(*split):
             here = {**env, **dict(zip(names, at, strict=True))}
             for s in b.statements:
                 for part in itertools.product(*(chunks(env[a], CHUNK) for a in s.over)):
