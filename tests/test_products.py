@@ -29,6 +29,14 @@ PRODUCTS = {
     "largest sums": "def f(X[n, d], W[d, e]):\n    return max(X[:, :, None] + W, axis=1)\n",
     "masked": "def f(X[n, d], W[n, d]):\n    return where(iota(n) <= iota(n)[:, None], X @ W.T, 0)\n",
 }
+JOINED = "def f(Q[n, d], K[m, d], R[e, d], V[m, dv], U[e, dv]):\n    i, j = iota(n)[:, None], iota(m)\n"
+JOINTS = {
+    "two arrays": "P = softmax(concat(Q @ K.T, Q @ R.T, axis=-1))\n    return P[:, :m] @ V + P[:, m:] @ U",
+    "one of them masked": "S = where(j <= i, Q @ K.T, -inf)\n    P = softmax(concat(S, Q @ R.T, axis=-1))\n"
+    "    return P[:, :m] @ V + P[:, m:] @ U",
+    "blocks": "S = where((j // 3 == i // 3) | (j // 3 == 0), Q @ K.T, -inf)\n"
+    "    return sum(exp(concat(S, where(i // 3 == 1, -inf, Q @ R.T), axis=-1)))",
+}
 NORM = """
 def norm(x, w, b):
     c = x - mean(x, keepdims=True)
@@ -58,6 +66,17 @@ def test_a_product_is_the_oracle(name: str, backend: Any) -> None:
         assert close(kernel, d, {"n": n, "d": k, "e": e, "h": 2}), (n, k, e)
 
 
+def test_sums_that_are_compared_have_equal_bits() -> None:
+    """The place of the largest of some sums is where one of them equals it, however both are computed."""
+    text = (
+        "def f(X[n, d], W[d, h, e]):\n    u = X @ transpose(W, [1, 0, 2])\n    return argmax(concat(u, -u, axis=-1))\n"
+    )
+    kernel, d = moa.compile(text), of(text)
+    for n, k in ((11, 6), (70, 3), (5, 201)):
+        given = filled(d, {"n": n, "d": k, "h": 3, "e": 2})
+        assert np.array_equal(kernel(**given), expected(d, given)[0])
+
+
 def test_rows_are_packed_before_the_product() -> None:
     for name in ("by rows", "by columns", "in heads"):
         text = str(tile(of(PRODUCTS[name]).forms[0].streamed, Strategy(8, 32, 96)))
@@ -68,6 +87,20 @@ def test_what_a_pass_made_is_not_made_again() -> None:
     form = of(NORM + LAYERS["a product, then norm"]).forms[-1]
     text = str(tile(form.streamed, Strategy(8, 32, 96)))
     assert text.count("W[k, ") == 1, text
+
+
+@pytest.mark.parametrize("name", JOINTS)
+def test_arrays_that_are_joined(name: str) -> None:
+    text = f"{JOINED}    {JOINTS[name]}\n"
+    kernel, d = moa.compile(text), of(text)
+    for n, m, e in ((67, 71, 19), (5, 0, 7), (3, 9, 0), (1, 1, 1), (70, 197, 203)):
+        assert close(kernel, d, {"n": n, "m": m, "e": e, "d": 4, "dv": 3}), (n, m, e)
+
+
+def test_each_part_of_a_joined_axis_has_its_own_products() -> None:
+    text = str(tile(of(f"{JOINED}    {JOINTS['blocks']}\n").forms[0].streamed, Strategy(8, 32, 96)))
+    loops = text.split("for j in ")[1:]
+    assert ["K[j, " in x for x in loops] == [True, False] and ["R[" in x for x in loops] == [False, True]
 
 
 @pytest.mark.parametrize("name", LAYERS)

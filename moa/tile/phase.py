@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moa.domains import TileRange
 from moa.laws.algebra import factors, product
-from moa.laws.split import conjuncts
+from moa.laws.split import assume, conjuncts, narrowed
 from moa.normal import (
     TRUE,
     Cond,
@@ -19,9 +19,11 @@ from moa.normal import (
     Recurrence,
     Scalar,
     apply,
+    at_least_zero,
     both,
     choose,
     compare,
+    cond_polys,
     lit,
     load,
     loads,
@@ -30,7 +32,7 @@ from moa.normal import (
     rename,
 )
 from moa.ops import OPERATORS
-from moa.poly import Poly, const, var
+from moa.poly import Poly, const, maximum, minimum, var
 from moa.tile.edges import bounded
 from moa.tile.formulas import renamed_fold
 from moa.tile.place import as_index
@@ -47,6 +49,34 @@ def without(s: Scalar, gone: tuple[Scalar, ...]) -> Scalar:
     for x in gone:
         left.remove((x, 1))
     return product(left, coefficient)
+
+
+def joint(fold: Fold) -> Poly | None:
+    """Where the axis of a fold passes from one array to another: a position that pieces are chosen by; else None."""
+    axis = fold.axis[0]
+    found = {
+        p + var(axis) + 1
+        for m in fold.members
+        for c in (m.domain, *(c for c, _ in m.pieces))
+        for p in cond_polys(c)
+        if p.vars() == {axis} and p.coefficient(axis) is not None and p.coefficient(axis).as_int() == -1  # type: ignore[union-attr]
+    }
+    inside = [
+        p
+        for p in found
+        if p != fold.axis[1] and p.as_int() is None and all(a.kind in ("size", "int") for a in p.atoms())
+    ]
+    return inside[0] if len(inside) == 1 else None
+
+
+def under(fold: Fold, c: Cond) -> Fold:
+    """The fold where a condition holds: its pieces simplified, and without those that are not there."""
+    members = []
+    for m in fold.members:
+        left = [(narrowed(d, c), tuple(assume(b, c) for b in basis)) for d, basis in m.pieces]
+        pieces = tuple(x for x in left if not x[0].is_false)
+        members.append(replace(m, domain=narrowed(m.domain, c), pieces=pieces))
+    return replace(fold, domain=narrowed(fold.domain, c), members=tuple(members))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +208,15 @@ class PhaseBuilder(Statements):
         self.fold_start(done)
         data = self.sifted(done)
         edges = self.edges(done)
-        for r in self.ranges(done):
+        ranges, cut = self.ranges(done), joint(done)
+        if cut is not None and not data and [r.kind for r in ranges] == ["full"]:
+            before = at_least_zero(cut - 1 - var(done.axis[0]))
+            end = minimum(maximum(cut, const(0)), done.axis[1])
+            first, second = (under(done, c) for c in (before, negate(before)))
+            self.scope.out.append(Loop(done.axis[0], const(0), end, self.round(first, True), "full"))
+            self.scope.out.append(Loop(done.axis[0], end, done.axis[1], self.round(second, True), "full"))
+            return done
+        for r in ranges:
             if r.kind != "classified":
                 body = self.edged(self.round(done, r.kind == "partial"), r, edges)
                 if data:
@@ -263,7 +301,7 @@ class PhaseBuilder(Statements):
             domain = self.plan.mask(m.domain, fold.domain, partial)
             if known:
                 domain = both(*(c for c in conjuncts(domain) if c not in known))
-            for k in range(m.width):
+            for k in range(m.width if m.pieces else 0):
                 self.add(m, k, domain, scope)
 
     def state(self, m: Member, k: int) -> Scalar:

@@ -156,8 +156,10 @@ class Statements(ABC):
         if e.kind == "reduce" and e.name not in self.plan.moving:
             self.plan.reduced.setdefault(e.name, set()).add(self.name)
         if mask.is_true and home.parent is None and self.is_long_product(e, index, names):
-            found = home.memo[key] = self.in_tiles(e, index, names, home)
-            return found
+            found = self.in_tiles(e, index, names, home)
+            if found is not None:
+                home.memo[key] = found
+                return found
         mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
         over: tuple[str, ...] = ()
         if e.kind == "reduce":
@@ -220,8 +222,11 @@ class Statements(ABC):
             again += e.red[0] in used and not set(names) <= used
         return again > 1
 
-    def in_tiles(self, e: Eq, index: Index, names: list[str], home: Scope) -> Scalar:
-        """The tile of a long sum, made in a loop over tiles of its axis, with what it reads near by."""
+    def in_tiles(self, e: Eq, index: Index, names: list[str], home: Scope) -> Scalar | None:
+        """The tile of a long sum, made in a loop over tiles of its axis, with what it reads near by.
+
+        None where terms would not be added in their order: who compares two instances of a sum expects equal bits.
+        """
         assert e.red is not None
         mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
         red = self.fresh_axis("k", e.red[1].rename(mapping), self.plan.strategy.keys)
@@ -231,9 +236,14 @@ class Statements(ABC):
         for c, s in reversed(e.pieces):
             value = choose(rename_cond(c, mapping), self.resolve(rename(s, mapping), body), value)
         lane = self.lane(load("?", as_index(names)), value, (red,), free=True)
-        target = load(
-            tile := self.tile_for(e.name, index, self.order(names, lane), home), as_index(self.tiles[tile].axes)
-        )
+        if lane == red:
+            del self.axes[red]
+            return None
+        tile = self.tile_for(e.name, index, self.order(names, lane), home)
+        target = load(tile, as_index(self.tiles[tile].axes))
+        if self.lane(target, value, (red,)) == red:
+            del self.axes[red]
+            return None
         self.emit(Map(target, identity), home)
         self.emit(Reduce(target, e.op, value, (red,), False), body)
         home.out.append(Loop(red, const(0), self.axes[red].extent, tuple(body.out), "full"))
