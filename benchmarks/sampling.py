@@ -16,6 +16,7 @@ from statistics import median
 
 from moa.ceilings import Ceiling
 
+Clock = Callable[[], float]
 CLEAN = 0.9  # of the usual rate
 WARM_S = 10e-3  # of untimed calls before a sample: with less, pools that sleep have one thread in some samples
 STEP_S = 5e-3  # longer than a tick: what a thread on another processor has used is counted at ticks
@@ -89,8 +90,8 @@ def settle() -> None:
             return
 
 
-def sampled(peer: Peer, ceiling: Ceiling) -> Sample:
-    """One sample of the peer, between two probes."""
+def sampled(peer: Peer, ceiling: Ceiling, clock: Clock = time.perf_counter) -> Sample:
+    """One sample of the peer by a clock, between two probes."""
     settle()
     taken = stolen()
     before = ceiling.rate()
@@ -98,16 +99,21 @@ def sampled(peer: Peer, ceiling: Ceiling) -> Sample:
     peer.run()
     while time.perf_counter() - start < WARM_S:
         peer.run()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(peer.repeats):
         peer.run()
-    seconds = (time.perf_counter() - start) / peer.repeats
+    seconds = (clock() - start) / peer.repeats
     settle()
     return Sample(seconds, before, ceiling.rate(), stolen() != taken)
 
 
 def measure(
-    peers: Sequence[Peer], ceiling: Ceiling, enough: int, limit_s: float, progress: Callable[[str], None]
+    peers: Sequence[Peer],
+    ceiling: Ceiling,
+    enough: int,
+    limit_s: float,
+    progress: Callable[[str], None],
+    clock: Clock = time.perf_counter,
 ) -> None:
     """Samples the peers in turn until each has `enough` clean samples, or for `limit_s` seconds but once at least.
 
@@ -123,5 +129,5 @@ def measure(
         progress(", ".join(f"{p.name} {c}/{len(p.samples)}" for p, c in zip(peers, counts, strict=True)))
         for k in range(len(peers)):
             peer = peers[(k + turn) % len(peers)]
-            peer.samples.append(sampled(peer, ceiling))
+            peer.samples.append(sampled(peer, ceiling, clock))
         turn += 1

@@ -98,7 +98,7 @@ def measured(row: Row, o: argparse.Namespace, progress: Report) -> dict[str, Any
     peers = [Peer("moa", partial(kernel, **given, threads=o.threads)), *theirs]
     ceiling, interrupted = Ceiling("float32", o.threads), False
     try:
-        measure(peers, ceiling, o.clean, o.seconds, progress)
+        measure(peers, ceiling, o.clean, o.seconds, progress, time.thread_time if o.processor else time.perf_counter)
     except KeyboardInterrupt:
         interrupted = True
     sampled = {p.name: p for p in peers if p.samples}
@@ -106,7 +106,12 @@ def measured(row: Row, o: argparse.Namespace, progress: Report) -> dict[str, Any
         name: {"ms": 1e3 * p.median_s(ceiling.usual), "clean": len(p.clean(ceiling.usual)), "samples": len(p.samples)}
         for name, p in sampled.items()
     }
-    return entry | {"date": time.strftime("%Y-%m-%d %H:%M"), "times": times, "interrupted": interrupted}
+    return entry | {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "times": times,
+        "processor": o.processor,
+        "interrupted": interrupted,
+    }
 
 
 def described(row: Row, kernel: moa.Kernel, given: Given) -> dict[str, Any]:
@@ -177,6 +182,9 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     p.add_argument("--rows", default="", help="words of the names of systems: 'linear,Reformer'")
     p.add_argument("--list", action="store_true", help="print the names of the systems")
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument(
+        "--processor", action="store_true", help="one thread, and what it has of a processor: on busy machines"
+    )
     p.add_argument("--clean", type=int, default=7, help="undisturbed samples that are enough")
     p.add_argument("--seconds", type=float, default=4.0, help="at most, for a row, without its preparation")
     p.add_argument("--compiled", action="store_true", help="also what torch.compile makes (minutes, a C++ compiler)")
@@ -185,6 +193,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     p.add_argument("--show", action="store_true", help="measure nothing: print what the JSON file holds")
     p.add_argument("--markdown", action="store_true", help="the table for a page")
     o = p.parse_args(arguments)
+    o.threads = 1 if o.processor else o.threads
     o.wanted = list(found(o.rows))
     if not o.wanted:
         p.error(f"no system is called {o.rows}: --list prints the names")
