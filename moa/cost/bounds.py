@@ -99,7 +99,9 @@ class Products:
         if None in factors:
             return
         left, right = (f for f in factors if f is not None)
-        if k not in left & right or self.phase.axis(k).role != "whole" or not left - right or not right - left:
+        if k not in left & right or env[k] != Span(const(0), self.phase.axis(k).extent):
+            return
+        if not left - right or not right - left:
             return
         pairs = const(1)
         for v in (left | right) - {k}:

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 
 from moa.cost.reach import Unknown
 from moa.cost.stack import moved_bytes, through
-from moa.cost.visits import Items, PhaseWalk, Starts, TooLong, Visits, Walk, every
+from moa.cost.visits import Items, PhaseWalk, Starts, TooLong, Visits, Walk, every, known
 from moa.domains.evaluate import value_of
 from moa.loops import Element
 from moa.normal import Index, loads
@@ -23,6 +23,7 @@ from moa.tiles import Loop, Nest, Phase, Tiles, TileStmt, When
 
 MOST = 1_500_000  # visits: some tenths of a second for each cache
 FEW = 3  # positions of independent items that are walked
+ROUNDS = 24  # of a loop that are walked, and twice as many
 SAMPLES = 3  # work items along an axis that are looked at to begin with
 STRAIGHT = 0.01  # how far from the line between two samples one between them is taken to be on it
 CARRIED = 0.05  # the most that may be kept between two runs along an axis, of what moves
@@ -173,7 +174,10 @@ def visits_about(kernel: Sized, few: dict[str, int]) -> int:
         counts = kernel.counts(phase)
         if math.prod(counts):
             s = Samples(kernel, phase)
-            s.visit(s.count // 2)
+            try:
+                s.visit(s.count // 2)
+            except TooLong:
+                return MOST + 1
             taken = (FEW if a in few else n for a, n in zip(phase.items, counts, strict=True))
             total += sum(1 for _ in s.walk.visits().events()) * math.prod(taken)
     return total
@@ -189,13 +193,41 @@ def sampled(kernel: Sized, capacities: Sequence[int]) -> tuple[int | None, ...]:
     for phase in kernel.tiles.phases if capacities else ():
         if not math.prod(kernel.counts(phase)):
             continue
-        s = Samples(kernel, phase, 4)
-        ends += s.others
         try:
+            if rounds := rounds_alone(kernel, phase):
+                total = [t + first_rounds(kernel, phase, rounds, c) for t, c in zip(total, capacities, strict=True)]
+                continue
+            s = Samples(kernel, phase, 4)
+            ends += s.others
             total = [t + s.others * along(s, c) for t, c in zip(total, capacities, strict=True)]
         except TooLong:
             return (None,) * len(capacities)
     return tuple(round(t) if ends * c <= CARRIED * t else None for t, c in zip(total, capacities, strict=True))
+
+
+def rounds_alone(kernel: Sized, phase: Phase) -> int:
+    """How many rounds its only loop has where a phase is one long item; 0 where it is not, or they are few."""
+    loops = [s for s in phase.body if isinstance(s, Loop)]
+    if math.prod(kernel.counts(phase)) != 1 or len(loops) != 1 or loops[0].lo.vars() | loops[0].hi.vars():
+        return 0
+    (loop,) = loops
+    sizes = dict(kernel.sizes)
+    rounds = -(-(known(value_of, loop.hi, sizes) - known(value_of, loop.lo, sizes)) // phase.axis(loop.axis).step)
+    return rounds if rounds > 2 * ROUNDS else 0
+
+
+def first_rounds(kernel: Sized, phase: Phase, rounds: int, capacity: int) -> float:
+    """What crosses for all rounds, from the first ones: behind them each moves as much."""
+    found = []
+    for most in (ROUNDS, 2 * ROUNDS):
+        walk = kernel.new_walk()
+        one = PhaseWalk(walk, phase, kernel.dtype, kernel.width, True)
+        one.most_rounds = most
+        one.run()
+        visits = walk.visits()
+        found.append(through(visits.events(), visits.sizes_bytes, capacity)[1])
+    few, twice = found
+    return twice + (rounds - 2 * ROUNDS) * (twice - few) / ROUNDS
 
 
 def along(s: Samples, capacity: int) -> float:

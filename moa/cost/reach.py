@@ -69,11 +69,15 @@ def runs(box: Sequence[Range], capacities: Sequence[int], strides: Sequence[int]
         yield first, first + length
 
 
-def blocks(r: Range, size: int) -> list[Range]:
-    """A range in blocks as a nest takes it: the rest one by one."""
+def blocks(r: Range, sizes: Sequence[int]) -> list[Range]:
+    """A range in blocks as a nest takes it: of the first size, of the next one what is left, and so on."""
     lo, hi = r
-    whole = lo + (hi - lo) // size * size
-    return [(x, x + size) for x in range(lo, whole, size)] + [(x, x + 1) for x in range(whole, hi)]
+    out = []
+    for size in sizes:
+        while lo + size <= hi:
+            out.append((lo, lo + size))
+            lo += size
+    return [*out, (lo, hi)] if lo < hi else out
 
 
 def chunks(r: Range, size: int) -> list[Range]:

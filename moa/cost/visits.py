@@ -18,7 +18,7 @@ from moa.domains.evaluate import holds, value_of
 from moa.loops import ELEMENT_BYTES, Element
 from moa.lower import PhaseLowering
 from moa.normal import Index, loads
-from moa.tiles import Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When
+from moa.tiles import Bounds, Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When
 
 LINE_BYTES = 64
 CHUNK = 16  # positions of a reduced axis that are visited together
@@ -89,7 +89,7 @@ class Place:
 class Access:
     """A load or store in a nest, of an array or of a tile in its place.
 
-    lanes     the axis that is in the lanes in all of its capacity, as rows are
+    lanes     the axis of rows that is in the lanes: in all of its capacity, or in one vector of it
     absolute  the variables whose values decide what is visited
     relative  those of which positions inside the tile do
     known     the visits that it was so far
@@ -100,6 +100,7 @@ class Access:
     write: bool
     place: Place | None
     lanes: str | None
+    one_vector: bool
     absolute: tuple[str, ...]
     relative: tuple[str, ...]
     known: dict[tuple[object, ...], tuple[int, ...]] = field(default_factory=dict)
@@ -122,12 +123,16 @@ class Statement:
 class Blocks:
     """A nest as it is walked.
 
-    loops     (axis, block, whether the rest is a block too)
+    loops     (axis, its blocks, largest first)
+    bounds    what each vector of rows visits of an axis, vectors being a loop around the nest
+    lane      their axis
     absolute  the variables whose values decide what is visited; of `relative` ones only the length does
     known     the sequences that it was so far
     """
 
-    loops: tuple[tuple[str, int, bool], ...]
+    loops: tuple[tuple[str, tuple[int, ...]], ...]
+    bounds: Bounds | None
+    lane: str | None
     statements: tuple[Statement, ...]
     absolute: tuple[str, ...]
     relative: tuple[str, ...]
@@ -218,6 +223,7 @@ class PhaseWalk:
                 strides = tuple(value_of(p, self.sizes) for p in store.strides[t.name])
                 self.places[t.name] = Place(t.axes, capacities, strides, value_of(store.offsets[t.name], self.sizes))
         self.nests: dict[int, Blocks] = {}
+        self.most_rounds: int | None = None  # the most of a loop that no other one is around
 
     def run(self, items: Items = every) -> None:
         """Walks the items that `items` makes of where they start along each axis."""
@@ -235,68 +241,73 @@ class PhaseWalk:
             for a, extent, o in zip(axes, extents, at, strict=True):
                 env[a.name] = (o, min(o + a.step, extent))
                 values[a.name] = values[f"{a.name}@0"] = o
-            self.body(phase.body, env, values)
+            self.body(phase.body, env, values, self.most_rounds)
 
-    def body(self, body: tuple[TileStmt, ...], env: Env, values: dict[str, int]) -> None:
+    def body(self, body: tuple[TileStmt, ...], env: Env, values: dict[str, int], most: int | None = None) -> None:
         for s in body:
             match s:
                 case Nest():
-                    self.nest(s, env)
+                    self.nest(s, env, values)
                 case Loop():
                     step = self.phase.axis(s.axis).step
                     lo, hi = known(value_of, s.lo, values), known(value_of, s.hi, values)
-                    for o in range(lo, hi, step):
+                    for o in range(lo, hi, step)[:most]:
                         inside = {**env, s.axis: (o, min(o + step, hi))}
                         self.body(s.body, inside, {**values, s.axis: o, f"{s.axis}@0": o})
                 case When():
                     self.body(s.body if known(holds, s.cond, values) else s.other, env, values)
 
-    def nest(self, nest: Nest, env: Env) -> None:
+    def nest(self, nest: Nest, env: Env, values: Mapping[str, int]) -> None:
         b = self.nests.get(id(nest))
         if b is None:
             b = self.nests[id(nest)] = self.blocks(nest)
         key = (*[env[v] for v in b.absolute], *[env[v][1] - env[v][0] for v in b.relative])
         found = b.known.get(key)
         if found is None:
-            found = b.known[key] = self.walk.sequence(tuple(self.visited(b, env)))
+            found = b.known[key] = self.walk.sequence(tuple(self.visited(b, env, values)))
         self.walk.went(found)
 
     def blocks(self, nest: Nest) -> Blocks:
         """How a nest is walked: values of tiles that are written in it stay in registers."""
         made = {s.target.args for s in nest.statements}
         loops = {a for a, _ in nest.loops}
-        lanes = nest.lane if nest.lane == self.row else None
+        rows = (nest.lane if nest.lane == self.row else None, nest.bounds is not None)
         statements = []
         for s in nest.statements:
             over = s.over if isinstance(s, Reduce) else ()
             found = [x for x in dict.fromkeys(loads(s.value)) if x not in made or x[0] in self.walk.arrays]
-            read = tuple(a for array, index in found for a in self.access(array, index, False, lanes))
+            read = tuple(a for array, index in found for a in self.access(array, index, False, *rows))
             inside = tuple(a for a in over if a not in loops and a != nest.lane)
             target, index = s.target.args
-            written = tuple(self.access(target, index, True, lanes))
+            written = tuple(self.access(target, index, True, *rows))
             statements.append(Statement(inside, read, written, any(a in loops for a in over)))
         accesses = [a for s in statements for a in (*s.read, *s.written)]
         absolute = {v for a in accesses for v in a.absolute}
-        relative = {a for a, _, _ in self.loops(nest)} | {a for s in statements for a in s.over}
+        relative = {a for a, _ in self.loops(nest)} | {a for s in statements for a in s.over}
         relative |= {v for a in accesses for v in a.relative}
-        relative -= absolute
-        return Blocks(self.loops(nest), tuple(statements), tuple(sorted(absolute)), tuple(sorted(relative)))
+        bounds = nest.bounds
+        if bounds is not None:
+            used = {a.name.removesuffix("@0") for p in (bounds.lo, bounds.hi) for a in p.atoms() if a.kind == "var"}
+            absolute |= {bounds.axis, str(nest.lane)} | {v for v in used if not v.endswith("@v")}
+        ordered = (tuple(sorted(absolute)), tuple(sorted(relative - absolute)))
+        return Blocks(self.loops(nest), bounds, nest.lane, tuple(statements), *ordered)
 
-    def loops(self, nest: Nest) -> tuple[tuple[str, int, bool], ...]:
+    def loops(self, nest: Nest) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The loops of a nest: vectors of lanes are one too, but where all rows are in them, or lanes are summed."""
-        found = tuple((a, size, False) for a, size in nest.loops)
+        found = tuple((a, (size, 1)) for a, size in nest.loops)
         lane = nest.lane
-        if lane is None:
+        if lane is None or nest.bounds is not None:
             return found
+        vectors = (lane, (self.width * nest.vectors, self.width))
         along = [s for s in nest.statements if isinstance(s, Reduce) and lane in s.over]
         if lane != self.row:
             inside = any(nest.loops or s.target.args[1] for s in along)
-            return found if inside else (*found, (lane, self.width, True))
+            return found if inside else (*found, vectors)
         apart = any(lane in p.vars() for s in nest.statements for _, i in loads(s.value) for p in i[:-1])
         maps = all(isinstance(s, Map) for s in nest.statements)
-        return ((lane, self.width, True), *found) if maps and apart else found
+        return (vectors, *found) if maps and apart else found
 
-    def access(self, array: str, index: Index, write: bool, lanes: str | None) -> Iterator[Access]:
+    def access(self, array: str, index: Index, write: bool, lanes: str | None, one_vector: bool) -> Iterator[Access]:
         """The access, unless it is of registers."""
         place = self.places.get(array)
         if place is None and array not in self.walk.arrays:
@@ -309,31 +320,42 @@ class PhaseWalk:
             if place is not None and not local and self.origin(place.axes[k]):
                 absolute.add(place.axes[k])
         relative -= absolute
-        yield Access(array, index, write, place, lanes, tuple(sorted(absolute)), tuple(sorted(relative)))
+        ordered = (tuple(sorted(absolute)), tuple(sorted(relative)))
+        yield Access(array, index, write, place, lanes, one_vector, *ordered)
 
     def origin(self, axis: str) -> bool:
         """Whether tiles along an axis begin at a position of their own."""
         return self.phase.axis(axis).role != "whole"
 
-    def visited(self, b: Blocks, env: Env) -> Iterator[int]:
-        """The visits of a nest: all statements for each block."""
+    def visited(self, b: Blocks, env: Env, values: Mapping[str, int]) -> Iterator[int]:
+        """The visits of a nest."""
         if not self.fine:
             for a in (a for s in b.statements for a in (*s.read, *s.written)):
                 yield from self.visit(a, env, env)
-            return
-        names = [a for a, _, _ in b.loops]
-        split = (chunks(env[a], size) if rest else blocks(env[a], size) for a, size, rest in b.loops)
-        for at in itertools.product(*split):
+        elif b.bounds is None or b.lane is None:
+            yield from self.rounds(b, env, env)
+        else:
+            axis = b.bounds.axis
+            for r in chunks(env[b.lane], self.width):
+                at = {**values, f"{b.lane}@v": r[0]}
+                lo = max(known(value_of, b.bounds.lo, at), env[axis][0])
+                hi = min(known(value_of, b.bounds.hi, at), env[axis][1])
+                yield from self.rounds(b, {**env, b.lane: r, axis: (lo, max(lo, hi))}, env)
+
+    def rounds(self, b: Blocks, env: Env, outer: Env) -> Iterator[int]:
+        """The visits of all statements for each block; `outer` has the origins of tiles."""
+        names = [a for a, _ in b.loops]
+        for at in itertools.product(*(blocks(env[a], sizes) for a, sizes in b.loops)):
             here = {**env, **dict(zip(names, at, strict=True))}
             for s in b.statements:
                 for part in itertools.product(*(chunks(env[a], CHUNK) for a in s.over)):
                     inside = {**here, **dict(zip(s.over, part, strict=True))} if s.over else here
                     for a in s.read:
-                        yield from self.visit(a, inside, env)
+                        yield from self.visit(a, inside, outer)
                 for a in () if s.across else s.written:
-                    yield from self.visit(a, here, env)
+                    yield from self.visit(a, here, outer)
         for a in (a for s in b.statements if s.across for a in s.written):
-            yield from self.visit(a, env, env)
+            yield from self.visit(a, env, outer)
 
     def visit(self, a: Access, env: Env, outer: Env) -> tuple[int, ...]:
         """The numbers of the visits that an access is; none where nothing is touched."""
@@ -366,8 +388,10 @@ class PhaseWalk:
         for p, axis, capacity in zip(a.index, place.axes, place.capacities, strict=True):
             lo, hi = reach(p, env, self.sizes)
             first = outer[axis][0] if self.origin(axis) else 0
-            full = axis == a.lanes and p.as_var() == axis
-            local.append((0, capacity) if full else (max(lo - first, 0), min(hi - first + 1, capacity)))
+            if axis == a.lanes and p.as_var() == axis:
+                local.append((lo - first, lo - first + self.width) if a.one_vector else (0, capacity))
+            else:
+                local.append((max(lo - first, 0), min(hi - first + 1, capacity)))
         if any(hi <= lo for lo, hi in local):
             return
         for r in runs(local, place.capacities, place.strides):
