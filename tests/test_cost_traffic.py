@@ -16,7 +16,7 @@ def test_a_line_for_each_kernel_and_cache() -> None:
     found = list(lines(SMALL, ((8 << 10, 4), (1 << 20, 8))))
     assert [(x.kernel, x.level.capacity_bytes) for x in found] == [(k, c) for k in SMALL for c in (8 << 10, 1 << 20)]
     for x in found:
-        assert x.level.off is not None and abs(x.level.off) < 0.02
+        assert x.level.off is not None and abs(x.level.off) < 0.03
         words = x.words()
         assert len(words) == len(HEAD) and float(words[4]) == round((x.level.predicted_bytes or 0) / 2**20, 2)
     shown = markdown([x.words() for x in found]).splitlines()
