@@ -105,7 +105,7 @@ def counted(path: Path, source: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_cachegrind_sees_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines that are read into a cache of 32 KiB, fully associative, within 2 %.
+    """Lines that are read into a cache of 32 KiB, fully associative, within 3 %.
 
     Cachegrind sees constants and what compilers put on the stack too, and loads in the order of the compiler.
     """
@@ -121,5 +121,5 @@ def test_cachegrind_sees_the_same(name: str, tmp_path: Path, monkeypatch: pytest
     run("valgrind", "--tool=cachegrind", *caches, "--cachegrind-out-file=found", "./main", cwd=tmp_path)
     found = counted(tmp_path / "found", f"{name}.c")
     lines = found["D1mr"] + found["D1mw"]
-    assert lines * 64 == pytest.approx(simulated.levels[0].read_bytes, rel=0.02)
+    assert lines * 64 == pytest.approx(simulated.levels[0].read_bytes, rel=0.03)
     assert simulated.accesses <= found["Dr"] + found["Dw"]
