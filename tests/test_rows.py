@@ -113,7 +113,7 @@ def test_products_are_packed_and_outputs_transposed() -> None:
         placed = c.place(strategy)
         assert not c.differs(c.loops(placed), c.expected(), c.normal()), strategy
     text = str(c.place(Strategy(4, 4, 8, 2, 1, 4)).tiles)
-    assert "nest (k by 4) lanes i:\n    X.t[k, i] = X[i, k]" in text
+    assert "lanes i, k ahead:\n      X.t[k, i] = X[i, k]" in text
     assert "nest (i by 4) lanes c:" in text
 
 

@@ -69,7 +69,8 @@ def f(X[n, d], W[d, r], U[r, d]):
     "position": "def f(X[n, d]):\n    return cumsum(X, axis=0) / (iota(n)[:, None] + 1)\n",
     "number": "def add(s, x):\n    return s + x\n\ndef f(X[n], c: float):\n    return scan(add, X, axis=0, init=c)\n",
 }
-TEXTS = {**{k: PROGRAMS[k] for k in CARRIED}, **SCANS}
+OF_ALL = "exponential features"  # its stabiliser is a maximum over all tokens
+TEXTS = {**{k: PROGRAMS[k] for k in CARRIED if k != OF_ALL}, **SCANS}
 
 
 def arguments(kernel: moa.Kernel, sizes: dict[str, int], seed: int, hostile: str = "") -> dict[str, Any]:
@@ -237,6 +238,7 @@ def add(s, x):
 def f(X[n, d]):
     return scan(add, X, axis=0, identity=0, reverse=True)
 """,
+    "takes in every token: r4 = max_": PROGRAMS[OF_ALL],
     "how many tokens": "def f(X[n, d]):\n    return cumsum(X, axis=0) / n\n",
 }
 
