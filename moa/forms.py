@@ -38,7 +38,8 @@ from moa.stream import Report, stream_with_report
 from moa.tile import parallel
 
 MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
-SEQUENTIAL = 3.5  # an operation in a recurrence, or in chunks, in operations in a tile: states go through the cache
+SEQUENTIAL = 2.5  # an operation in a recurrence, in operations in a tile: a state goes through the cache at each step
+CHUNKED = 10.0  # an operation of a form in chunks: states of all chunks go through memory
 MANY = 1 << 30  # items of a system without traversals: its work is divided anywhere
 MARGIN = 0.8  # of most forms: their operations are of another kind than those of the form as written
 
@@ -53,6 +54,7 @@ class Outline:
     sequences   how many recurrences (or chunks) can run at once: the extents along which they are independent
     items       how many rows the longest traversal is computed for: each is the work of one thread
     margin      it is taken where it costs less than this share of the form as written
+    weight      of a sequential operation, in other ones
     """
 
     name: str
@@ -61,13 +63,14 @@ class Outline:
     sequences: Poly
     items: Poly
     margin: float
+    weight: float
 
     def cost(self, sizes: Mapping[str, int], threads: int = 1) -> float:
-        """Operations of the busiest thread at these sizes, those of a recurrence weighted by SEQUENTIAL."""
+        """Operations of the busiest thread at these sizes, with their weights."""
         sequential = evaluate(self.sequential, sizes)
         others = evaluate(self.flops, sizes) - sequential
         side_by_side = max(1, min(threads, evaluate(self.sequences, sizes)))
-        return others / max(1, min(threads, evaluate(self.items, sizes))) + SEQUENTIAL * sequential / side_by_side
+        return others / max(1, min(threads, evaluate(self.items, sizes))) + self.weight * sequential / side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Form(Outline):
     steps: tuple[Step, ...]
 
     def outline(self) -> Outline:
-        return Outline(self.name, self.flops, self.sequential, self.sequences, self.items, self.margin)
+        return Outline(self.name, self.flops, self.sequential, self.sequences, self.items, self.margin, self.weight)
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.flops} operations"
@@ -236,7 +239,7 @@ def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
     items = const(1) if folds else const(MANY)
     for _, extent in max(folds, key=len, default=()):
         items = items * extent
-    return Form(text, total, sequential, sequences, items, MARGIN, named, steps)
+    return Form(text, total, sequential, sequences, items, MARGIN, SEQUENTIAL, named, steps)
 
 
 def _with_one_state(streamed: Normal, own: Trace, trace: Trace) -> Normal:
@@ -403,7 +406,7 @@ def _chunked(order: _Order, trace: Trace) -> Form | None:
     _extend(trace, steps)
     text = f"chunk {', '.join(new)}"
     form = _form("; ".join(filter(None, (str(order), text))), streamed, tuple(own.steps))
-    return replace(form, sequential=form.flops, sequences=states[0].axis[1])
+    return replace(form, sequential=form.flops, sequences=states[0].axis[1], weight=CHUNKED)
 
 
 def _live(equations: list[Eq | Fold], normal: Normal) -> tuple[Eq | Fold, ...]:
