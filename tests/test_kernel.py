@@ -337,6 +337,24 @@ def test_two_outputs_are_two_arrays() -> None:
     np.testing.assert_allclose(c, x.sum(1), atol=1e-14)
 
 
+BACKWARD = """def backward(Q[n, d], K[m, d], V[m, c], dO[n, c]):
+    P = softmax(Q @ K.T / sqrt(d))
+    dP = dO @ V.T
+    dS = P * (dP - sum(P * dP, axis=-1)[:, None])
+    return dS @ K / sqrt(d), dS.T @ Q / sqrt(d), P.T @ dO
+"""
+
+
+@pytest.mark.parametrize(("n", "m", "d", "c"), [(33, 40, 5, 9), (1, 1, 1, 2), (70, 3, 20, 4), (64, 200, 4, 33)])
+def test_outputs_of_one_loop_have_axes_of_their_own(n: int, m: int, d: int, c: int) -> None:
+    """Two of the gradients are sums of one loop, with columns of different lengths."""
+    shapes = {"Q": (n, d), "K": (m, d), "V": (m, c), "dO": (n, c)}
+    given = {k: RNG.standard_normal(s) for k, s in shapes.items()}
+    f = moa.compile(BACKWARD)
+    for got, want in zip(f(**given), oracle(f._derive(0).program, given), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
 def test_repeated_calls_give_equal_bits(kernel: Kernel, single: Kernel) -> None:
     given = arrays(n=70, m=201, d=16, c=16)
     for f, data in ((kernel, given), (single, [x.astype(np.float32) for x in given])):

@@ -112,6 +112,16 @@ def case(text: str, params: str, sizes: dict[str, int], data: str = "plain", see
 
 
 COUNTEREXAMPLES: dict[str, Case] = {
+    "outputs of one loop with columns of different lengths": case(
+        """def backward(Q[n, d], K[m, d], V[m, c], G[n, c]):
+    P = softmax(Q @ K.T)
+    dP = G @ V.T
+    dS = P * (dP - sum(P * dP, axis=-1)[:, None])
+    return dS @ K, dS.T @ Q, P.T @ G
+""",
+        "Q[n, d] K[m, d] V[m, c] G[n, c]",
+        {"n": 7, "m": 5, "d": 3, "c": 4},
+    ),
     "a minimum along lanes keeps NaN": case(
         "def g(X[n, d], Y[m, d]):\n    return min(sum((X[:, None] - Y) * (X[:, None] - Y), axis=-1))\n",
         "X[n, d] Y[m, d]",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moa.domains import TileRange
@@ -92,9 +92,10 @@ class Target:
 class PhaseBuilder(Statements):
     """Builds one phase."""
 
-    def build(self, targets: Iterable[Target]) -> Phase:
-        for t in targets:
+    def build(self, targets: Sequence[Target]) -> Phase:
+        for t in targets:  # all of them first: what a fold calls its axes must not be what a later target calls its own
             self.axis_of(t)
+        for t in targets:
             if t.reduce is not None:
                 self.emit(self.reduction(t.reduce, t.index, load(t.array, t.index)), self.scope)
                 continue
