@@ -24,8 +24,8 @@ from moa.measure import measure as taken
 from moa.probe import probe
 from moa.terminal import described, say, seconds, titled, working
 from moa.text import MoaError, printable
-from moa.verify import Check
 from moa.verify import verify as check
+from moa.verify.check import Check
 
 T = TypeVar("T")
 FAILED, MISTAKE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141

@@ -25,7 +25,7 @@ from moa.oracle import bind, evaluate, oracle
 from moa.parse import parse
 from moa.pipeline import Derivation, Placed, derive, place
 from moa.tile import Strategy
-from moa.verify import Expected, compared, expected
+from moa.verify.expected import Expected, compared, expected
 
 Array = np.ndarray[Any, Any]
 MINIATURES = (

@@ -35,7 +35,8 @@ from moa.oracle import oracle
 from moa.storage import STORAGE, numpy_dtype, rounding
 from moa.text import MoaError
 from moa.tiles import Loop, Map, Nest, Reduce, TileStmt, When
-from moa.verify import compared, expected, verify
+from moa.verify import verify
+from moa.verify.expected import compared, expected
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,7 +25,8 @@ from moa import __main__ as entry
 from moa.cache import Cache
 from moa.cli import app
 from moa.kernel import Kernel
-from moa.verify import Check, Verification
+from moa.verify import Verification
+from moa.verify.check import Check
 
 ROOT = Path(__file__).resolve().parent.parent
 ATTENTION = str(ROOT / "examples" / "attention.moa")

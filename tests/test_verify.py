@@ -16,7 +16,11 @@ from moa.kernel import Kernel
 from moa.laws.table import LAWS
 from moa.normal import Member, apply, lit
 from moa.text import MoaError
-from moa.verify import Check, Verification, in_chunks, laws, satisfied, scenarios, small, systems, verify
+from moa.verify import Verification, verify
+from moa.verify.again import in_chunks, laws, systems
+from moa.verify.check import Check
+from moa.verify.expected import expected
+from moa.verify.inputs import satisfied, scenarios, small
 
 ATTENTION = "def f(Q[n, d], K[m, d], V[m, c]):\n    return softmax(Q @ K.T / sqrt(d)) @ V\n"
 CAUSAL = """def f(Q[n, d], K[n, d], V[n, c]):
@@ -197,3 +201,24 @@ def systems_of(kernel: moa.Kernel) -> list[Check]:
     given = small(derivation.program, {}, rng, "float64")
     assert given is not None
     return [*systems(derivation, given), *in_chunks(derivation, {}, rng)]
+
+
+def test_states_that_overflow_are_not_compared() -> None:
+    """Products of a growing state overflow in another order in a kernel: infinities become NaN in either."""
+    text = """def step(S, x):
+    k, v = x
+    return 2 * S * k[:, None] + k[:, None] * v[None, :]
+
+def f(Q[n, d], K[n, d], V[n, c], past[d, c]):
+    S = scan(step, (K, V), axis=0, init=past)
+    return (Q[:, None] @ S)[:, 0]
+"""
+    program = moa.compile(text)._derive(0).program
+    rng = np.random.default_rng(0)
+    given = {k: rng.standard_normal((40, 3)) * 1e30 for k in "QKV"} | {"past": np.ones((3, 3))}
+    want = expected(program, given, "float64")
+    early = [bool(s.any()) for s in want.unsettled[0]]
+    assert not early[0] and early[-1]
+    assert early == sorted(early)
+    calm = expected(program, {k: x * 1e-30 for k, x in given.items()}, "float64")
+    assert not calm.unsettled[0].any()
