@@ -125,10 +125,14 @@ def identity() -> str:
     Errors: MoaError if there is no compiler
     """
     command = compiler()
+    return repr((host(), FLAGS, command, of_program(command, SEARCHED)))
+
+
+def of_program(command: tuple[str, ...], searched: tuple[str, ...]) -> tuple[object, ...]:
+    """All that decides what a compiler makes of the same text and flags: its file, its version, where it searches."""
     file = os.stat(command[0])
     try:
         told = subprocess.run([*command, "--version"], capture_output=True, timeout=DEADLINE_S).stdout
     except (OSError, subprocess.TimeoutExpired):
         told = b""
-    searched = [f"{name}={os.environ.get(name, '')}" for name in SEARCHED]
-    return repr((host(), command, FLAGS, file.st_size, file.st_mtime_ns, told, searched))
+    return file.st_size, file.st_mtime_ns, told, [f"{name}={os.environ.get(name, '')}" for name in searched]

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from moa.backends.c_build import of_program
 from moa.backends.cuda import print_cuda
 from moa.lower import Lowered
 from moa.text import MoaError, printable
@@ -188,13 +189,7 @@ def loaded(path: Path) -> Built:
 
 @cache
 def identity(command: tuple[str, ...]) -> str:
-    file = os.stat(command[0])
-    try:
-        told = subprocess.run([command[0], "--version"], capture_output=True, timeout=DEADLINE_S).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        told = b""
-    searched = [f"{name}={os.environ.get(name, '')}" for name in SEARCHED]
-    return repr((command, file.st_size, file.st_mtime_ns, told, searched))
+    return repr((command, of_program(command[:1], SEARCHED)))
 
 
 @cache

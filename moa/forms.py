@@ -116,7 +116,7 @@ def streamed_beside(normal: Normal, trace: Trace, moves: Moves = "all") -> tuple
 def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]:
     """The forms of an inlined system, the first being `streamed`; what was refused goes into the trace."""
     written = streamed
-    held = _with_one_state(streamed, trace, trace)
+    held = beside = _with_one_state(streamed, trace, trace)
     out = [_form("as written", held, tuple(trace.steps))]
     orders = [_Order(normal, frozenset(), frozenset(), frozenset(), ())]
     for order in orders:
@@ -144,7 +144,6 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
         for more in _orders(order, trace):
             if len(orders) < MAX_FORMS and all(more.opened != x.opened for x in orders):
                 orders.append(more)
-    beside = _with_one_state(written, Trace(), Trace())
     others = (
         _more_passes(normal, written, trace), _parted(out[0], written, trace), _side_by_side(out[0], beside, trace)
     )  # fmt: skip

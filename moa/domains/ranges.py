@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -72,8 +72,7 @@ def tile_ranges(
     row      None where the item has no row axis (one row; `rows` is ignored)
     others   further index variables of the item: one value each, symbols of the bounds
     """
-    used = cond.vars() | {row, red, *others}
-    known: Extents = tuple(sorted((v, e) for v, e in extents.items() if v in used))
+    known = _known(extents, cond.vars() | {row, red, *others})
     return _tile_ranges(cond, row, rows if row is not None else 1, red, granule, known)
 
 
@@ -87,9 +86,12 @@ def tile_hull(
     others: tuple[str, ...] = (),
 ) -> tuple[Poly, Poly] | None:
     """One range, from lo up to hi, that holds the ranges which `tile_ranges` finds; None if it is not found."""
-    used = cond.vars() | {row, red, *others}
-    known: Extents = tuple(sorted((v, e) for v, e in extents.items() if v in used))
+    known = _known(extents, cond.vars() | {row, red, *others})
     return _tile_hull(cond, row, rows if row is not None else 1, red, granule, known)
+
+
+def _known(extents: Mapping[str, Poly], used: Set[str | None]) -> Extents:
+    return tuple(sorted((v, e) for v, e in extents.items() if v in used))
 
 
 @lru_cache(maxsize=1024)

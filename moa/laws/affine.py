@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 
-from moa.laws.algebra import reads
+from moa.laws.algebra import reads, unused
 from moa.laws.assemble import reads_of
 from moa.laws.reading import Stays
 from moa.laws.table import LAWS
@@ -76,7 +76,7 @@ def affine(r: Recurrence, fresh: Callable[[str], str], length: int = LENGTH) -> 
     t, extent = r.axis
     axes = [ax for e in (*r.maps, *r.readers) for ax in (*e.outer, *((e.red,) if e.red else ()))]
     taken = {v for v, _ in (r.axis, *axes, *(ax for c in r.components for ax in c.outer))}
-    a, s = (next(n for n in (base, *(f"{base}{k}" for k in range(99))) if n not in taken) for base in ("a", "s"))
+    a, s = unused("a", taken), unused("s", taken)
     chunk: Axis = (a, (extent + (length - 1)) // length)
     row: Axis = (s, const(length))
     element = var(a) * length + var(s)
@@ -194,7 +194,7 @@ class _Step:
                 return _both(s.op, f, g), _both(s.op, x, y)
             case "neg":
                 f, x = self.parts(s.args[0])
-                return apply("neg", f), x if x is ZERO else apply("neg", x)
+                return apply("neg", f), apply("neg", x)
             case "mul" | "div":
                 free = [k for k in range(2) if not reads(s.args[k]) & self.hot]
                 if free and (s.op == "mul" or free == [1]):
@@ -217,8 +217,8 @@ def _scaled(op: str, x: Scalar, factor: Scalar) -> Scalar:
 
 def _moved_by(product: Scalar, state: Scalar) -> Scalar:
     """A state times the product of many factors, which makes nothing of 0 where it overflowed."""
-    if product is ONE or product is ZERO:
-        return state if product is ONE else ZERO
+    if product is ONE:
+        return state
     return choose(compare("eq", state, ZERO), ZERO, apply("mul", product, state))
 
 

@@ -7,7 +7,7 @@ their Forms are equal. `factors` is the *unexpanded* view: a product whose sums 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
@@ -349,3 +349,8 @@ def identity_of(op: str) -> Scalar:
     e = OPERATORS[op].identity
     assert e is not None
     return lit(float(e))
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """The name, or the first of name0, name1, .. that is not taken."""
+    return next(n for n in (name, *(f"{name}{k}" for k in range(99))) if n not in taken)

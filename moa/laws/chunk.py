@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 
-from moa.laws.algebra import Form, expand, factors, product, rebuild
+from moa.laws.algebra import Form, expand, factors, product, rebuild, unused
 from moa.laws.carry import Prefix, parted, prefix, row_of, weighed
 from moa.laws.reading import Stays
 from moa.laws.reassociate import Reassociated
@@ -103,7 +103,7 @@ def chunk(e: Eq, made: Reassociated, falling: Set[str], fresh: Callable[[str], s
     p = prefix(inner.domain, row, inner.red)
     weight, bodies = _weights(inner, p, falling)
     taken = {v for x in (e, inner, made.outer) for v, _ in (*x.outer, *((x.red,) if x.red else ()))}
-    a, s = (next(n for n in (base, *(f"{base}{k}" for k in range(99))) if n not in taken) for base in ("a", "s"))
+    a, s = unused("a", taken), unused("s", taken)
     count = (row[1] + (length - 1)) // length
     element = var(a) * length + var(s)  # the element s of chunk a
     last = minimum(var(a) * length + length, row[1]) - 1

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from moa.laws.algebra import identity_of
+from moa.laws.algebra import identity_of, unused
 from moa.laws.reading import Stays
 from moa.laws.table import LAWS
 from moa.normal import (
@@ -62,7 +62,7 @@ def merge(f: Fold, fresh: Callable[[str], str], length: int = LENGTH) -> Parted:
         raise Stays("its members run over different domains")
     axis, extent = f.axis
     taken = {v for v, _ in (f.axis, *f.shared, *(a for m in f.members for a in m.outer))}
-    p, s = (next(n for n in (base, *(f"{base}{k}" for k in range(99))) if n not in taken) for base in ("p", "s"))
+    p, s = unused("p", taken), unused("s", taken)
     here = var(p) * length + var(s)
     part: Axis = (p, (extent + (length - 1)) // length)
     inside = at_least_zero(extent - 1 - here)
