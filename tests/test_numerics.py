@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,7 +188,7 @@ def test_the_bound_holds_and_is_not_absurd(name: str, dtype: str) -> None:
     bounds = bound_of(k, sizes, args).outputs
     for b, error in zip(bounds, measured(k, args, formula.exact), strict=True):
         assert b.value is not None, b.reason
-        assert error <= b.value <= 1000 * error, f"{name}: measured {error:.2e}, {b.value / error:.0f} times: {b}"
+        assert error <= b.value <= 1500 * error, f"{name}: measured {error:.2e}, {b.value / error:.0f} times: {b}"
 
 
 @pytest.mark.skipif(np.finfo(LONG).nmant <= 52, reason="long double is no wider than float64 here")
@@ -255,8 +256,24 @@ def test_the_lower_bound_of_a_normaliser_is_derived_and_not_recognised() -> None
 
 def test_an_average_is_bounded_by_its_largest_term_and_not_by_their_number() -> None:
     assert formula_of(FORMULAS["attention"].text) == (
-        "max|V|*(4*dk*sqrt(dk)*max|K|*max|Q| + 24*sqrt(dk)*max|K|*max|Q| + 8.16*(ceil(m/96) - 1) + 2*m + 7.16)"
+        "max|V|*(4*dk*sqrt(dk)*max|K|*max|Q| + 24*sqrt(dk)*max|K|*max|Q| + 10.2*(ceil(m/96) - 1) + 2*min(m, 96) + 9.16)"
     )
+
+
+@pytest.mark.parametrize("backend", ["llvm", "c"])
+@pytest.mark.parametrize("n", [1, 5, 16, 70])
+def test_a_long_sum_is_added_up_tile_by_tile(n: int, backend: str) -> None:
+    """Equal terms are rounded to the same side: in one chain of 30,000 that is more than the bound has room for."""
+    if backend == "c" and not (shutil.which("cc") or shutil.which("gcc")):
+        pytest.skip("no C compiler")
+    k = moa.compile("exp(X - max(X, keepdims=True)) @ Y", X="n m", Y="m c", dtype="float32", backend=backend)
+    x, y = np.zeros((n, 30_000), np.float32), np.full((30_000, 3), 0.1, np.float32)
+    (b,) = error_bound(k.derivation, {"n": n, "m": x.shape[1]}, {"X": 0.0, "Y": 0.1}, dtype="float32").outputs
+    exact = x.shape[1] * float(y[0, 0])
+    assert b.value is not None and b.value < 2e-4 * exact
+    assert np.abs(k(x, y) - exact).max() <= b.value
+    chain = np.cumsum(y[:, 0], dtype=np.float32)[-1]
+    assert abs(float(chain) - exact) > b.value
 
 
 def test_a_term_is_at_most_the_root_of_the_sum_of_squares() -> None:

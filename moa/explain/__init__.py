@@ -85,7 +85,7 @@ def page(kernel: Kernel, d: Derivation, form: Form, placed: Placed) -> Page:
         ("recurrence", recurrences(names)),
         ("kernel", kernel_lines(names, placed, kernel._element)),
         ("contract", contract(names)),
-        ("error", error_lines(d, kernel.dtype, placed.strategy.keys)),
+        ("error", error_lines(d, kernel.dtype, placed.strategy.keys, not placed.strategy.warps)),
         ("words", words(cost(d, placed))),
     ]
     return page_of(head(source, names, stated(kernel.dtype)), sections)
@@ -222,20 +222,21 @@ def words(c: Cost) -> list[str]:
     return lines
 
 
-def error_bound(derivation: Derivation, dtype: str, keys: int | None = None) -> str | None:
+def error_bound(derivation: Derivation, dtype: str, keys: int | None = None, apart: bool = True) -> str | None:
     """A first-order bound on |result - exact| in sizes, the unit roundoff and the largest absolute inputs.
 
-    keys  steps of a loop over a reduced axis between two moves of a reference, by default those of a CPU
+    keys   steps of a loop over a reduced axis between two moves of a reference, by default those of a CPU
+    apart  what they add is added up by itself first
 
     One line for each result; where there is no bound, the value that is the cause.
     """
-    text = str(numerics.error_bound(derivation, dtype=computed(dtype), keys=keys))
+    text = str(numerics.error_bound(derivation, dtype=computed(dtype), keys=keys, apart=apart))
     if not rounding(dtype):
         return text
     u = f"2^{round(math.log2(rounding(dtype)))}"
     return f"{text}\neach result is then rounded to {dtype}: by at most {u} of its size"
 
 
-def error_lines(derivation: Derivation, dtype: str, keys: int) -> list[str]:
-    bound = error_bound(derivation, dtype, keys) or ""
+def error_lines(derivation: Derivation, dtype: str, keys: int, apart: bool) -> list[str]:
+    bound = error_bound(derivation, dtype, keys, apart) or ""
     return [x for line in bound.splitlines() for x in wrapped(line, 4, WIDTH - INDENT)]

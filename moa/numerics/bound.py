@@ -69,15 +69,17 @@ def error_bound(
     *,
     dtype: str = "float64",
     keys: int | None = None,
+    apart: bool = True,
 ) -> Bound:
     """A first-order bound on the rounding errors of each output.
 
     sizes   sizes and integer parameters by name; with `maxima` they make the bounds numbers
     maxima  the largest absolute value of each float input (and of each integer array whose values enter)
     keys    how many terms a kernel adds between two moves of a reference; by default as kernels of `dtype` do
+    apart   whether these terms are added up by themselves first: kernels on processors do, those on devices do not
     """
     whole = system(derivation.streamed, derivation.report.moved)
-    errors = Errors(whole, keys=keys or KEYS[DTYPES[dtype]])
+    errors = Errors(whole, keys=keys or KEYS[DTYPES[dtype]], apart=apart)
     found = []
     for name, (axes, element) in whole.outputs.items():
         scope = Scope(dict(axes))

@@ -2,7 +2,8 @@
 
 Every operation of IEEE arithmetic is rounded once; the functions that are made of arithmetic have the errors measured
 in `moa.expand`. A sum of n terms costs each of them at most n roundings, in whatever order and however blocked it is
-added, its product included (a fused multiply-add costs one). Underflow and overflow are left out.
+added, its product included (a fused multiply-add costs one); where blocks of it are added up first, as many as a block
+has terms, and one for each block. Underflow and overflow are left out.
 """
 
 from __future__ import annotations
@@ -29,9 +30,14 @@ EXACT_BITS = 24
 
 @dataclass(slots=True)
 class Errors(Sizes):
-    """Errors of the expressions of one system; `keys` is how many terms are added between two moves."""
+    """Errors of the expressions of one system.
+
+    keys    how many terms are added between two moves
+    apart   they are added up by themselves before they join the state
+    """
 
     keys: int = 1
+    apart: bool = True
     _errors: dict[tuple[Scalar, Scope], Posy] = field(default_factory=dict)
     _of_states: dict[str, Posy] = field(default_factory=dict)
 
@@ -208,7 +214,18 @@ class Errors(Sizes):
             counts = counts and b is lit(1)
         if counts:
             return ZERO
-        return passed + total * of_poly(r.axis[1]) + self._of_moves(r, total)
+        return passed + total * self._roundings(r) + self._of_moves(r, total)
+
+    def _roundings(self, r: Reduction) -> Posy:
+        """How often a term of a sum is rounded at the most."""
+        if r.moves is None or not self.apart:
+            return of_poly(r.axis[1])
+        return symbol(Function("least", of_poly(r.axis[1]), self.keys)) + self._times(r) + ONE  # for a merge of parts
+
+    def _times(self, r: Reduction) -> Posy:
+        """How often the state of a sum moves after it has a term."""
+        times = symbol(Function("moves", of_poly(r.axis[1]), self.keys))
+        return times if r.domain.is_true else times + number(RANGES)
 
     # moves between references ---------------------------------------------------------------------------------------
 
@@ -222,9 +239,7 @@ class Errors(Sizes):
         """
         if r.moves is None:
             return ZERO
-        times = symbol(Function("moves", of_poly(r.axis[1]), self.keys))
-        if not r.domain.is_true:
-            times = times + number(RANGES)
+        times = self._times(r)
         matrix = r.moves.matrix
         if len(matrix) == 1:
             return total * times.times(EXP2 + 1)

@@ -34,7 +34,7 @@ class Largest:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function of a bound: exp, log, inverse, or moves: ceil(x / by) - 1, at least 0."""
+    """A function of a bound: exp, log, inverse, moves: ceil(x / by) - 1, at least 0, or least: that of x and by."""
 
     name: str
     of: Posy
@@ -47,6 +47,8 @@ class Function:
             case "moves":
                 inner = str(self.of) if len(self.of.terms) == 1 else f"({self.of})"
                 return f"(ceil({inner}/{self.by}) - 1)"
+            case "least":
+                return f"min({self.of}, {self.by})"
             case _:
                 return f"{self.name}({self.of})"
 
@@ -149,6 +151,8 @@ def _value(a: Atom, number: Callable[[Largest | Integer], float]) -> float:
                     return math.log(x)
                 case "inverse":
                     return 1 / x
+                case "least":
+                    return min(x, float(a.by))
                 case _:
                     return max(math.ceil(x / a.by) - 1.0, 0.0)
         case Scalar():

@@ -297,20 +297,27 @@ class PhaseBuilder(Statements):
                     tile = load(names[r], as_index(self.tiles[names[r]].axes))
                     self.emit(Map(load(f"{names[r]}.old", tile.args[1]), tile), scope)
                     self.emit(Map(tile, self.resolve(r, scope)), scope)
-            if m.move:
-                self.move(fold, m, scope)
+            moved = self.moved(fold, m, scope)
+            if not m.pieces:
+                self.placed(m, moved, scope)
+                continue
             domain = self.plan.mask(m.domain, fold.domain, partial)
             if known:
                 domain = both(*(c for c in conjuncts(domain) if c not in known))
-            for k in range(m.width if m.pieces else 0):
-                self.add(m, k, domain, scope)
+            if not self.blocked(m):
+                moved = self.placed(m, moved, scope)
+            for k in range(m.width):
+                self.add(m, k, moved[k], domain, scope)
 
     def state(self, m: Member, k: int) -> Scalar:
         tile, _ = self.states[m.state(k)]
         return load(tile, as_index(self.tiles[tile].axes))
 
-    def move(self, fold: Fold, m: Member, scope: Scope) -> None:
-        """Emits state <- move . state."""
+    def moved(self, fold: Fold, m: Member, scope: Scope) -> list[Scalar]:
+        """What move . state is, for each component of the state; the states themselves where nothing moves."""
+        states = [self.state(m, k) for k in range(m.width)]
+        if not m.move:
+            return states
         names = fold.references()
 
         def node(x: Scalar) -> Scalar | None:
@@ -320,7 +327,6 @@ class PhaseBuilder(Statements):
             name, index = names[r], as_index(v for v, _ in fold.reference_axes(r))
             return load(name if x.args[1] == "new" else f"{name}.old", index)
 
-        states = [self.state(m, k) for k in range(m.width)]
         results: list[Scalar] = []
         for row in m.move:
             total = lit(0)
@@ -342,9 +348,19 @@ class PhaseBuilder(Statements):
                     self.tiles[temp] = Tile(temp, self.tiles[old.args[0]].axes)
                 self.emit(Map(load(temp, old.args[1]), total), scope)
                 results[k] = load(temp, old.args[1])
-        for state, total in zip(states, results, strict=True):
+        return results
+
+    def placed(self, m: Member, moved: list[Scalar], scope: Scope) -> list[Scalar]:
+        """The states, after what moving makes of them is emitted."""
+        states = [self.state(m, k) for k in range(m.width)]
+        for state, total in zip(states, moved, strict=True):
             if total is not state:
                 self.emit(Map(state, total), scope)
+        return states
+
+    def blocked(self, m: Member) -> bool:
+        """Whether what one round adds is added up by itself first: sums of many terms then round as often as few."""
+        return m.op == "add" and not self.plan.strategy.warps
 
     def factor(self, value: Scalar, scope: Scope) -> Scalar:
         """A factor of a move, as a tile of its own: it is the same for every column of an accumulator."""
@@ -364,8 +380,8 @@ class PhaseBuilder(Statements):
             self.emit(Map(found, value), scope)
         return found
 
-    def add(self, m: Member, k: int, domain: Cond, scope: Scope) -> None:
-        """Emits state_k <- op(state_k, reduce of the pieces under the member's domain)."""
+    def add(self, m: Member, k: int, moved: Scalar, domain: Cond, scope: Scope) -> None:
+        """Emits state_k <- op(moved, reduce of the pieces under the member's domain)."""
         op = m.op.removesuffix("_ref")
         identity = lit(float(OPERATORS[op].identity))  # type: ignore[arg-type]
         if len(m.pieces) == 1:
@@ -374,7 +390,16 @@ class PhaseBuilder(Statements):
             value = self.chosen([(both(domain, c), basis[k]) for c, basis in m.pieces], identity, scope)
         axis = scope.loop
         assert axis is not None
-        self.emit(Reduce(self.state(m, k), m.op, value, (axis,), False), scope)
+        state = self.state(m, k)
+        if not self.blocked(m):
+            self.emit(Reduce(state, m.op, value, (axis,), False), scope)
+            return
+        part = f"{state.args[0]}.part"
+        if part not in self.tiles:
+            self.tiles[part] = Tile(part, self.tiles[state.args[0]].axes)
+        own = load(part, state.args[1])
+        self.emit(Reduce(own, m.op, value, (axis,), True), scope)
+        self.emit(Map(state, apply("add", moved, own)), scope)
 
     def chosen(self, pieces: list[tuple[Cond, Scalar]], identity: Scalar, scope: Scope) -> Scalar:
         """The piece whose condition holds, else the identity.

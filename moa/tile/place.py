@@ -126,7 +126,7 @@ def blocked(nest: Nest, statement: Map | Reduce, s: Strategy, around: Around) ->
     if any(lane_by_lane(x, nest.lane) for x in nest.statements):
         return nest
     own = tuple(a for a, _ in nest.loops)
-    inside = isinstance(statement, Reduce) and any(a not in (*own, nest.lane) for a in statement.over)
+    inside = any(isinstance(x, Reduce) and any(a not in (*own, nest.lane) for a in x.over) for x in nest.statements)
     across = horizontal(statement, own, nest.lane)
     sizes = dict(nest.loops)
     if own and not s.warps and turned(nest, own[-1]):
