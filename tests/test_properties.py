@@ -112,6 +112,15 @@ def case(text: str, params: str, sizes: dict[str, int], data: str = "plain", see
 
 
 COUNTEREXAMPLES: dict[str, Case] = {
+    "two groups of reductions that read each other's values": case(
+        """def both(X[n, d], Y[m, d]):
+    S = X @ Y.T
+    a, b = softmax(S), softmax(S, axis=0)
+    return sum(a * b, axis=-1), (a * b) @ Y, (a * b).T @ X
+""",
+        "X[n, d] Y[m, d]",
+        {"n": 7, "m": 5, "d": 3},
+    ),
     "outputs of one loop with columns of different lengths": case(
         """def backward(Q[n, d], K[m, d], V[m, c], G[n, c]):
     P = softmax(Q @ K.T)

@@ -16,6 +16,7 @@ from moa.normal import Eq, Index, cond_loads, loads, rename, rename_cond
 from moa.poly import Poly, var
 
 Variable = tuple[str, str]  # an equation and one of its index variables
+Traversal = tuple[str, int]  # a group, by its first member, and which of its traversals
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +157,24 @@ def levels(
     """In which traversal of its group, from 1, every reduction runs.
 
     A member runs after every member that it depends on, through other equations too; `joins(group, member, names)`
-    says whether it can share the traversal of the members `names` that it loads.
+    says whether it can share the traversal of the members `names` that it loads. No traversal waits for itself, by
+    way of those of other groups.
     """
     group_of = {name: g for g in groups for name in g.members}
     after: dict[str, dict[str, int]] = {}  # equation -> group (by first member) -> first traversal that may use it
     out: dict[str, int] = {}
+    needs: dict[str, set[Traversal]] = {}  # equation -> the traversals whose members it reads
+    waits: dict[Traversal, set[Traversal]] = {}
     for e in equations:
         first: dict[str, int] = {}
         own = group_of.get(e.name)
         direct: list[str] = []
+        needed: set[Traversal] = set()
         for name in sorted(equation_reads(e)):
+            if name in out:
+                needed.add((group_of[name].members[0], out[name]))
+            else:
+                needed |= needs.get(name, set())
             if own is not None and group_of.get(name) is own:
                 direct.append(name)
                 continue
@@ -176,17 +185,31 @@ def levels(
                 if own is None or g != own.members[0]:
                     first[g] = max(first.get(g, 1), level)
         if own is not None:
-            level = first.get(own.members[0], 1)
-            if direct:
-                top = max(out[name] for name in direct)
-                last = [name for name in direct if out[name] == top]
-                if level < top:
-                    level = top
-                if level == top and not joins(own, e, last):
-                    level = top + 1
+            here = own.members[0]
+            level = first.get(here, 1)
+            top = max((out[name] for name in direct), default=0)
+            level = max(level, top)
+            while (here, level) in _waited_for(needed - {(here, level)}, waits):
+                level += 1
+            if level == top and not joins(own, e, [name for name in direct if out[name] == top]):
+                level = top + 1
+                while (here, level) in _waited_for(needed, waits):
+                    level += 1
             out[e.name] = level
-            first[own.members[0]] = level + 1
+            waits.setdefault((here, level), set()).update(needed - {(here, level)})
+            first[here] = level + 1
+        needs[e.name] = needed
         after[e.name] = first
+    return out
+
+
+def _waited_for(start: Iterable[Traversal], waits: Mapping[Traversal, set[Traversal]]) -> set[Traversal]:
+    """These traversals, and all that have to be done before them."""
+    todo, out = list(start), set(start)
+    while todo:
+        new = waits.get(todo.pop(), set()) - out
+        out |= new
+        todo += new
     return out
 
 
