@@ -30,7 +30,7 @@ from moa.laws.table import LAWS
 from moa.naming import flops as scalar_flops
 from moa.naming import name
 from moa.normal import TRUE, Axis, Cond, Eq, Fold, Normal, Recurrence, Scalar, both, loads
-from moa.ops import OPERATORS
+from moa.ops import OPERATORS, REDUCERS
 from moa.oracle import evaluate
 from moa.poly import Poly, const
 from moa.rewrite import Step, Trace
@@ -597,7 +597,7 @@ def _demanded_points(outer: tuple[Axis, ...], demand: Demand | None) -> Poly:
 
 
 def _eq_flops(e: Eq, demand: Demand | None) -> Poly:
-    own = sum(scalar_flops(s) for _, s in e.pieces) + (OPERATORS[e.op].flops if e.op else 0)
+    own = sum(scalar_flops(s) for _, s in e.pieces) + (REDUCERS[e.op].flops if e.op else 0)
     if demand is not None:
         return _demanded_points(e.outer, demand) * (const(1) if e.red is None else e.red[1]) * own
     return _points(e.outer, e.red, e.domain) * own
@@ -621,6 +621,6 @@ def _recurrence_flops(r: Recurrence) -> Poly:
     row: set[str] = {r.axis[0]}
     for e in (*r.maps, *r.readers):
         outer = tuple(a for a in e.outer if a[0] not in row)
-        own = sum(scalar_flops(s) for _, s in e.pieces) + (OPERATORS[e.op].flops if e.op else 0)
+        own = sum(scalar_flops(s) for _, s in e.pieces) + (REDUCERS[e.op].flops if e.op else 0)
         step = step + _points(outer, e.red) * own
     return step * r.axis[1]

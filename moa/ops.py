@@ -100,3 +100,18 @@ OPERATORS: dict[str, Operator] = {
 
 # name in the language -> operator that is reduced
 REDUCTIONS: dict[str, str] = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
+
+
+class _First:
+    """The place of the first maximum along an axis; the first NaN counts as the maximum, as in NumPy."""
+
+    @staticmethod
+    def reduce(x: Any, axis: int | tuple[int, ...] = -1, initial: float = -math.inf) -> Any:
+        (axis,) = axis if isinstance(axis, tuple) else (axis,)
+        return np.argmax(x, axis=axis)
+
+
+# what an axis is reduced by: operators, and the place of a maximum, which is 0 where there is nothing but -inf
+REDUCERS: dict[str, Operator] = OPERATORS | {
+    "argmax": Operator("argmax", "argmax", _First(), ((("f",), "i"),), 0, -math.inf)  # type: ignore[arg-type]
+}

@@ -26,6 +26,8 @@ EXPRESSIONS = (
     "minimum(abs(max(I)), 2)",
     "argmax(X), argmax(X, axis=0)",
     "argmax(I)",
+    "max(softmax(Q @ K.T) * softmax(Q @ K.T, axis=0)), argmax(softmax(Q @ K.T) * softmax(Q @ K.T, axis=0))",
+    "argmax(where(iota(m) <= iota(n)[:, None], Q @ K.T / 3, -inf)), argmax(-X / sum(X * X, keepdims=True), axis=0)",
     "argmax(I * 1000000007 + 9000000000000000)",
     "argsort(X), argsort(I, axis=0)",
     "X[argsort(max(X))]",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moa.naming import flops as scalar_flops
 from moa.normal import Eq, Fold, Normal
-from moa.ops import OPERATORS
+from moa.ops import REDUCERS
 from moa.poly import Poly, const
 
 
@@ -22,4 +22,4 @@ def equation_flops(e: Eq) -> Poly:
     for _, extent in (*e.outer, *((e.red,) if e.red else ())):
         points = points * extent
     own = sum(scalar_flops(s) for _, s in e.pieces)
-    return points * (own + (OPERATORS[e.op].flops if e.op else 0))
+    return points * (own + (REDUCERS[e.op].flops if e.op else 0))

@@ -29,7 +29,7 @@ from moa.normal import (
     negate,
     rename,
 )
-from moa.ops import OPERATORS
+from moa.ops import OPERATORS, REDUCERS
 from moa.poly import Poly
 
 Demanded = dict[str, Array]  # per array the elements that are used
@@ -192,7 +192,7 @@ class _Run:
         refs: Mapping[tuple[int, str], Array],
     ) -> list[Array]:
         """op over a span of the axis of every component of the pieces."""
-        operator = OPERATORS[op]
+        operator = REDUCERS[op]
         base = self.box(self.axes(outer, (axis, span)), demanded[..., None])
         base.refs = {k: np.asarray(v)[..., None] for k, v in refs.items()}
         inside = base.under(self.full(base, base.cond(domain)))

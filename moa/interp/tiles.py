@@ -15,7 +15,7 @@ import numpy as np
 
 from moa.interp.scalar import NO_REFS, Array, Axes, Box
 from moa.normal import Cond, Index
-from moa.ops import OPERATORS
+from moa.ops import OPERATORS, REDUCERS
 from moa.poly import Poly
 from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
 
@@ -280,7 +280,7 @@ class _PhaseRun:
 
 def reduced(op: str, values: Array, axes: int) -> Array:
     """op over the last `axes` axes. A *_ref operator drops a NaN: what it bounds reaches the result by itself."""
-    operator = OPERATORS[op.removesuffix("_ref")]
+    operator = REDUCERS[op.removesuffix("_ref")]
     assert operator.identity is not None, op
     if op.endswith("_ref"):
         values = np.where(np.isnan(values), operator.identity, values)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 from moa.normal import Cond, Scalar, apply, cond_loads, integer, lit, loads
-from moa.ops import OPERATORS
+from moa.ops import REDUCERS
 from moa.poly import Poly
 
 MAX_TERMS = 64  # a product that would expand beyond this stays an atom
@@ -346,7 +346,7 @@ def is_sum(s: Scalar) -> bool:
 
 def identity_of(op: str) -> Scalar:
     """The value of an empty reduction."""
-    e = OPERATORS[op].identity
+    e = REDUCERS[op].identity
     assert e is not None
     return lit(float(e))
 

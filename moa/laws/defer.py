@@ -15,7 +15,7 @@ from moa.laws.sign import nonzero, positive
 from moa.laws.table import LAWS
 from moa.laws.terms import Factors, Scope, Term, addends, total
 from moa.normal import Cond, Eq, Piece, Scalar, apply, at_least_zero, choose, compare, lit, load
-from moa.ops import OPERATORS
+from moa.ops import OPERATORS, REDUCERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def defer(e: Eq, live: Set[str], facts: Set[str], fresh: Fresh) -> Deferred | No
     scope = Scope(e.red[0], live)
     if e.op in OPERATORS["mul"].distributes:
         return _sum(e, scope, facts, fresh)
-    if OPERATORS[e.op].idempotent and not isinstance(OPERATORS[e.op].identity, bool):
+    if REDUCERS[e.op].idempotent and not isinstance(REDUCERS[e.op].identity, bool):
         return _extreme(e, scope, facts, fresh)
     return None
 

@@ -22,7 +22,7 @@ from moa.normal import (
     negate,
     subterms,
 )
-from moa.ops import OPERATORS
+from moa.ops import OPERATORS, REDUCERS
 from moa.poly import Atom, Poly
 
 MAX_CONDITIONS = 4  # a body with more different conditions is left as it is
@@ -104,7 +104,7 @@ def _literal_truth(c: Cond) -> bool | None:
 
 def _vanishes(s: Scalar, op: str) -> bool:
     """Whether s is a product with a factor that absorbs to the identity of op (0 times anything finite in a sum)."""
-    if OPERATORS["mul"].absorbing != OPERATORS[op].identity:
+    if OPERATORS["mul"].absorbing != REDUCERS[op].identity:
         return False
     return any(p > 0 and x is lit(0) for x, p in factors(s)[1])
 
@@ -127,7 +127,7 @@ def _choice(s: Scalar, axis: str) -> Cond | None:
 def split(e: Eq) -> Eq | None:
     """The reduction with structural choices on its axis as pieces and domain; None if there is nothing to do."""
     assert e.red is not None
-    if isinstance(OPERATORS[e.op].identity, bool):
+    if isinstance(REDUCERS[e.op].identity, bool):
         return None
     axis, identity = e.red[0], identity_of(e.op)
     todo: list[Piece] = [(c, s) for c, s in e.pieces]

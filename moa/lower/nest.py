@@ -7,6 +7,7 @@ stay in registers, and each is stored once at its end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from moa.loops import Arg, Const, Type
@@ -325,7 +326,10 @@ class NestLowering(Values):
         return self.b.pure("v", "select", mask, self.as_type(value, "v"), Const(self.identity(s.op), "v"))
 
     def inner_integer(self, s: Reduce, places: list[Place]) -> None:
-        """A reduction of integers, over one axis."""
+        """A reduction to integers, over one axis."""
+        if s.op == "argmax":
+            self.first_largest(s, places)
+            return
         (axis,) = s.over
         op = {"add": "iadd", "mul": "imul", "min": "imin", "max": "imax"}[s.op]
         for p in places:
@@ -335,6 +339,22 @@ class NestLowering(Values):
                 value = self.int_value_of(s.value, {**p, axis: (f"{axis}:l", 0)})
                 body.next = [self.b.pure("i", op, body.phis[0], value)]
             self.write(s.target, body.results[0], p)
+
+    def first_largest(self, s: Reduce, places: list[Place]) -> None:
+        """The position of the first largest value of an axis: the first NaN, if there is one."""
+        (axis,) = s.over
+        for p in places:
+            start: list[Arg] = [Const(-math.inf, "f"), Const(0, "i")]
+            with self.b.loop(Const(0, "i"), self.count(axis), Const(1, "i"), start) as body, self.frame():
+                self.locals[f"{axis}:l"] = body.index
+                best, at = body.phis
+                value = self.as_type(self.value(s.value, {**p, axis: (f"{axis}:l", 0)}), "f")
+                number = self.b.pure("b", "fcmp", best, best, attrs=("eq",))
+                over = self.b.pure("b", "bnot", self.b.pure("b", "fcmp", value, best, attrs=("le",)))
+                taken = self.b.pure("b", "band", number, over)
+                place = self.b.pure("i", "select", taken, body.index, at)
+                body.next = [self.b.pure("f", "select", taken, value, best), place]
+            self.write(s.target, body.results[1], p)
 
     def identity(self, op: str) -> float:
         value = OPERATORS[op.removesuffix("_ref")].identity

@@ -335,19 +335,23 @@ class Builder:
         return self.use(value, index)
 
     def psi_argmax(self, value: Value, x: Value, index: Index) -> Element:
-        """argmax x = min {j : x[j] == max x}, where the first NaN counts as the maximum, as in NumPy."""
+        """argmax x = min {j : x[j] == max x}, where the first NaN counts as the maximum, as in NumPy.
+
+        For floats that is one reduction, which makes each x[j] once.
+        """
         axis = value.attrs[0]
         if value.number not in self.reduced:
             axes, red, at = self.along(value, x, axis)
             element = self.psi(x, at)
-            kind: Kind = "i" if x.kind == "i" else "f"
-            name = self.reduce("max", x.shape[axis], axes, red, as_scalar(element), kind)
-            place = tuple(poly.var(v) for v, _ in axes)
-            largest = poly.atom("load", name, place) if kind == "i" else load(name, place)
-            found = either(relation("eq", element, largest), relation("ne", element, element))
-            body = choose(found, integer(poly.var(red)), lit(math.inf))
             self.count("argmax")
-            self.reduced[value.number] = (self.reduce("min", x.shape[axis], axes, red, body, "i"), value.shape)
+            if x.kind == "i":
+                name = self.reduce("max", x.shape[axis], axes, red, as_scalar(element), "i")
+                largest = poly.atom("load", name, tuple(poly.var(v) for v, _ in axes))
+                body = choose(relation("eq", element, largest), integer(poly.var(red)), lit(math.inf))
+                name = self.reduce("min", x.shape[axis], axes, red, body, "i")
+            else:  # numbers that are made twice may be rounded in two ways: none need equal the maximum
+                name = self.reduce("argmax", x.shape[axis], axes, red, as_scalar(element), "i")
+            self.reduced[value.number] = (name, value.shape)
         return self.use(value, index)
 
     def psi_argsort(self, value: Value, x: Value, index: Index) -> Element:

@@ -17,7 +17,7 @@ from moa.normal import (
     scalar_atoms,
     subterms,
 )
-from moa.ops import OPERATORS
+from moa.ops import REDUCERS
 from moa.psi.known import assume
 from moa.psi.ranges import Scope, narrowed
 from moa.rewrite import Trace
@@ -30,7 +30,7 @@ def split(op: str, red: str, body: Scalar, scope: Scope, trace: Trace) -> tuple[
 
     Contract: `assumes finite` where a factor 0 has removed what it multiplies.
     """
-    identity = OPERATORS[op].identity
+    identity = REDUCERS[op].identity
     assert identity is not None and not isinstance(identity, bool)
     pieces: dict[Scalar, Cond] = {}
     found = 0

@@ -28,7 +28,7 @@ from moa.normal import (
     rename,
     rename_cond,
 )
-from moa.ops import OPERATORS
+from moa.ops import OPERATORS, REDUCERS
 from moa.poly import Poly, const, var
 from moa.tile.formulas import base_two
 from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, plain, scattered, stride_kind
@@ -258,7 +258,7 @@ class Statements(ABC):
         if red is None:
             red = self.reduced[e.name, index] = self.fresh_axis("k", e.red[1].rename(mapping))
         mapping[e.red[0]] = var(red)
-        identity = value = lit(float(OPERATORS[e.op].identity))  # type: ignore[arg-type]
+        identity = value = lit(float(REDUCERS[e.op].identity))  # type: ignore[arg-type]
         for c, s in reversed(e.pieces):
             value = choose(rename_cond(c, mapping), self.resolve(rename(s, mapping), home), value)
         value = choose(rename_cond(e.domain, mapping), value, identity)
