@@ -20,7 +20,6 @@ from moa.normal import (
     Scalar,
     choose,
     compare,
-    either,
     integer,
     is_zero,
     lit,

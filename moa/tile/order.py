@@ -21,7 +21,7 @@ from moa.normal import (
     rename,
     rename_cond,
 )
-from moa.ops import OPERATORS
+from moa.ops import OPERATORS, REDUCERS
 from moa.poly import Poly, var
 from moa.psi.order import ordered_by
 from moa.tile.phase import PhaseBuilder, Target
@@ -64,7 +64,7 @@ def _read(e: Eq) -> set[str]:
 def _parts(e: Eq) -> tuple[Cond, Scalar]:
     """Where an element takes part, and what it gives there."""
     ((c, s),) = e.pieces
-    if s.op == "select" and s.args[2] is lit(float(OPERATORS[e.op].identity)):  # type: ignore[arg-type]
+    if s.op == "select" and s.args[2] is lit(float(REDUCERS[e.op].identity)):  # type: ignore[arg-type]
         return both(e.domain, c, s.args[0]), s.args[1]
     return both(e.domain, c), s
 
@@ -86,6 +86,8 @@ def counted(e: Eq) -> Sorted | None:
 def brought(e: Eq) -> Placed | None:
     """At which place each element of a reduction belongs, if it belongs at one."""
     assert e.red is not None
+    if e.op not in OPERATORS:  # what it gives is no value of its elements
+        return None
     condition, value = _parts(e)
     for c in sorted(conjuncts(condition), key=str):
         for v, _ in e.outer:
@@ -93,7 +95,7 @@ def brought(e: Eq) -> Placed | None:
             if at is None or e.red[0] not in at.vars() or not any(a.kind == "load" for a in at.atoms()):
                 continue
             rest = rename_cond(both(*(x for x in conjuncts(condition) if x is not c)), {v: at})
-            identity = lit(float(OPERATORS[e.op].identity))  # type: ignore[arg-type]
+            identity = lit(float(REDUCERS[e.op].identity))  # type: ignore[arg-type]
             return Placed(v, at, choose(rest, rename(value, {v: at}), identity))
     return None
 
