@@ -43,11 +43,13 @@ class Tile:
 
     space  "scratch": workspace of the thread; "block": lives inside one nest only; "staged": scratch that holds an
            operand from its copying to its last use in the same body, and may be another tile's elsewhere
+    pairs  the axis of which two neighbours are one word: bfloat16 numbers, rounded to them when they are written
     """
 
     name: str
     axes: tuple[str, ...]
     space: Literal["scratch", "block", "staged"] = "scratch"
+    pairs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ class Reduce:
 
     Axes in `over` that the nest loops over (or its lane axis) are reduced across the whole nest, the others inside it.
 
-    how   a cheaper way than to visit every pair of a target and an element; the same result
+    how     a cheaper way than to visit every pair of a target and an element; the same result
+    paired  the value is a product of bfloat16 numbers, and two neighbours along the axis are multiplied at once
     """
 
     target: Scalar
@@ -108,11 +111,13 @@ class Reduce:
     over: tuple[str, ...]
     fresh: bool
     how: Sorted | Placed | None = None
+    paired: bool = False
 
     def __str__(self) -> str:
         sign = "=" if self.fresh else f"{self.op}="
         by = f", {self.how}" if self.how else ""
-        return f"{self.target} {sign} {self.op}_{{{', '.join(self.over)}}} {self.value}{by}"
+        two = " by 2" if self.paired else ""
+        return f"{self.target} {sign} {self.op}_{{{', '.join(self.over)}{two}}} {self.value}{by}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +245,11 @@ class Tiles:
         for p in self.phases:
             grid = ", ".join(f"{a} by {p.axis(a).step}" if p.axis(a).step > 1 else a for a in p.items)
             out.append(f"phase {p.name}: items ({grid}){' from the end' if p.descending else ''}")
-            tiles = [f"{head_text(t.name, tuple((x, p.axis(x).extent) for x in t.axes))} {t.space}" for t in p.tiles]
+            tiles = [
+                f"{head_text(t.name, tuple((x, p.axis(x).extent) for x in t.axes))} {t.space}"
+                + (f" in pairs of {t.pairs}" if t.pairs else "")
+                for t in p.tiles
+            ]
             out.append("  tiles " + "; ".join(tiles))
             out += tile_body_text(p.body, 1)
         return "\n".join(out)

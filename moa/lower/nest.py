@@ -14,7 +14,9 @@ from moa.loops import Arg, Const, Type
 from moa.lower.address import Address
 from moa.lower.builder import Builder
 from moa.lower.memory import Place, Store
-from moa.lower.values import BINARY, Values
+from moa.lower.pairs import Pairs, evened
+from moa.lower.sums import lane_sums
+from moa.lower.values import BINARY
 from moa.normal import Scalar, lit, loads
 from moa.ops import OPERATORS
 from moa.poly import Poly, const
@@ -26,7 +28,7 @@ COMBINE = BINARY | {"max_ref": "fmax", "min_ref": "fmin"}
 FOLDED = {"add": "add", "mul": "mul", "max": "maxn", "min": "minn", "max_ref": "max", "min_ref": "min"}  # of lanes
 
 
-class NestLowering(Values):
+class NestLowering(Pairs):
     """One nest in its function."""
 
     def __init__(
@@ -43,6 +45,7 @@ class NestLowering(Values):
         self.shared = self.shared_axis() if store.warps else None
         self.warp: Arg | None = None
         self.visited: dict[str, tuple[Arg, Arg]] = {}  # of axes of which not all is visited
+        self.written_in_pairs = {self.pairs_axis(s.target) for s in nest.statements}
 
     def lower(self) -> None:
         """The nest; where its warps share a reduction, `join` has to follow."""
@@ -142,6 +145,8 @@ class NestLowering(Values):
                 self.address.poly(p, self.env) for p in (bounds.lo, bounds.hi, self.origin(bounds.axis))
             )
             lo = b.imax(b.isub(first, origin), Const(0, "i"))
+            if bounds.axis in self.store.pairs.values():  # one position more, which its conditions leave out
+                lo = b.isub(lo, b.pure("i", "imod", lo, Const(2, "i")))
             hi = b.imin(b.isub(end, origin), self.count(bounds.axis))
             self.visited[bounds.axis] = lo, b.imax(lo, hi)
             place: Place = {self.lane: (local, 0)}
@@ -197,7 +202,9 @@ class NestLowering(Values):
         (axis, block), *rest = dims
         lo, end = self.visit(axis)
         fixed = end.value if isinstance(end, Const) and isinstance(lo, Const) else None
-        sizes = [block, 1] if block > 1 and (fixed is None or int(fixed) % block) else [block]
+        sizes = evened(self.written_in_pairs, axis, block)
+        if fixed is not None and int(fixed) % sizes[0] == 0:
+            sizes = sizes[:1]
         for size in sizes:
             rest_count = self.b.pure("i", "imod", self.b.isub(end, lo), Const(size, "i")) if size > 1 else Const(0, "i")
             whole = self.b.isub(end, rest_count)
@@ -219,6 +226,8 @@ class NestLowering(Values):
         if isinstance(lo, Const) and isinstance(hi, Const) and lo.value >= hi.value:
             return carried
         first, step = self.share(lo, size) if axis == self.shared else (lo, Const(size, "i"))
+        if not rest:
+            self.before_loop(axis, places)
         with self.b.loop(first, hi, step, carried) as body, self.frame():
             self.locals[f"{axis}:l"] = body.index
             inner = [{**p, axis: (f"{axis}:l", k)} for p in places for k in range(size)]
@@ -285,6 +294,8 @@ class NestLowering(Values):
                 first += n
             elif isinstance(s, Reduce):
                 (self.inner_integer if self.integral(s.target) else self.inner)(s, places)
+            elif self.copies_bits(s):
+                self.copy_bits(s, places)
             else:
                 for p in places:
                     self.write(s.target, self.value_for(s.target, s.value, p), p)
@@ -382,6 +393,11 @@ class NestLowering(Values):
             Const(self.identity(s.op), kind) if s.fresh else self.as_type(self.read(s.target, p), kind)
             for p, kind in zip(targets, kinds, strict=True)
         ]
+        if s.paired:
+            results = self.paired(s, targets, start)
+            for p, value in zip(targets, results, strict=True):
+                self.write(s.target, value, p)
+            return
         for p in targets:
             self.prepare(s.value, p, s.over)
         product = s.value if s.op == "add" and s.value.op == "mul" else None
@@ -402,6 +418,25 @@ class NestLowering(Values):
 
         for p, value in zip(targets, rounds(s.over, {}, start), strict=True):
             self.write(s.target, value, p)
+
+    def paired(self, s: Reduce, targets: list[Place], accs: list[Arg]) -> list[Arg]:
+        """The accumulators after all pairs along the axis, and the single one that may be left."""
+        b, (axis,) = self.b, s.over
+        self.lane_starts = frozenset(p[self.lane] for p in targets) if self.lane else frozenset()
+        lo, hi, odd = self.pair_loop(axis)
+
+        def step(accs: list[Arg], single: bool) -> list[Arg]:
+            return [self.dot2(acc, s.value, p, axis, single) for p, acc in zip(targets, accs, strict=True)]
+
+        with b.loop(lo, hi, Const(1, "i"), accs) as body, self.frame():
+            self.at_pair(axis, body.index)
+            body.next = step(list(body.phis), single=False)
+        if odd == Const(False, "b"):
+            return list(body.results)
+        with b.when(odd, list(body.results)) as then, self.frame():
+            self.at_pair(axis, hi)
+            then.values = step(list(body.results), single=True)
+        return list(then.results)
 
     def depends(self, s: Map | Reduce, axis: str) -> bool:
         return axis in s.value.vars() or any(axis in p.vars() for p in s.target.args[1])
@@ -434,11 +469,15 @@ class NestLowering(Values):
                     self.locals[f"{axis}:l"] = body.index
                     body.next = rounds(tuple(rest), {**place, axis: (f"{axis}:l", 0)}, list(body.phis))
                 return list(body.results)
-            with self.b.loop(Const(0, "i"), whole, Const(w, "i"), accs) as body, self.frame():
-                self.locals[local] = body.index
-                body.next = vector(list(body.phis), place)
+            first: Arg = Const(0, "i")
+            if self.in_lanes(s):
+                accs, first = self.products_in_lanes(s, [{**p, **place} for p in places], accs)
+            if first != whole:
+                with self.b.loop(first, whole, Const(w, "i"), accs) as body, self.frame():
+                    self.locals[local] = body.index
+                    body.next = vector(list(body.phis), place)
+                accs = list(body.results)
             rest_count = self.b.isub(count, whole)
-            accs = list(body.results)
             if rest_count == Const(0, "i"):
                 return accs
             with self.b.when(self.b.icmp("gt", rest_count, Const(0, "i")), accs) as then, self.frame():
@@ -449,8 +488,13 @@ class NestLowering(Values):
             return list(then.results)
 
         start: list[Arg] = [Const(self.identity(s.op), "v") for _ in places]
-        for p, acc in zip(places, rounds(others, {}, start), strict=True):
-            value = self.b.pure("f", "reduce", acc, attrs=(FOLDED[s.op],))
+        vectors = rounds(others, {}, start)
+        values = (
+            lane_sums(self.b, vectors, w)
+            if s.paired
+            else [self.b.pure("f", "reduce", x, attrs=(FOLDED[s.op],)) for x in vectors]
+        )
+        for p, value in zip(places, values, strict=True):
             if not s.fresh:
                 value = self.combine(s.op, self.read(s.target, p), value)
             self.write(s.target, value, p)
