@@ -36,6 +36,7 @@ from moa.psi.order import before, relation
 from moa.psi.pieces import split
 from moa.psi.ranges import Scope, settle_scalar
 from moa.psi.rules import PSI, aligned, range_rules, scalar_rule
+from moa.psi.runs import COUNT, counts
 from moa.rewrite import Trace
 from moa.text import MoaError
 
@@ -239,7 +240,10 @@ class Builder:
             case "select":
                 return select(*operands)
             case op:
-                return elementwise(op, operands)
+                out = elementwise(op, operands)
+                if isinstance(out, Scalar) and counts(out):
+                    return choose(self.fire(COUNT, out.args[0].args[0]), lit(-math.inf), out)
+                return out
 
     # structural operators ------------------------------------------------------------------------------------------
 

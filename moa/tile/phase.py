@@ -30,13 +30,17 @@ from moa.normal import (
     map_scalar,
     negate,
     rename,
+    rename_cond,
 )
 from moa.ops import OPERATORS
-from moa.poly import Poly, const, maximum, minimum, var
+from moa.poly import Atom, Poly, const, maximum, minimum, var
+from moa.tile.demand import demands, testable
 from moa.tile.edges import bounded
 from moa.tile.formulas import renamed_fold
+from moa.tile.parts import SHORT_TILE, apart_by_data
 from moa.tile.place import as_index
 from moa.tile.plan import NeedStore
+from moa.tile.runs import alike, apart, count, divisor, each, long, quotients, settled
 from moa.tile.sift import separable
 from moa.tile.statements import Scope, Statements
 from moa.tiles import Bounds, Loop, Map, Phase, Reduce, Sift, Tile, TileAxis, TileStmt, When
@@ -93,6 +97,11 @@ class PhaseBuilder(Statements):
     """Builds one phase."""
 
     def build(self, targets: Sequence[Target]) -> Phase:
+        values = [t.value for t in targets if t.reduce is None]
+        if len(values) == len(targets) and not self.plan.strategy.warps:
+            self.demands = demands(
+                values, self.plan.members, self.plan.equations, self.plan.memory.keys(), set(self.items)
+            )
         for t in targets:  # all of them first: what a fold calls its axes must not be what a later target calls its own
             self.axis_of(t)
         for t in targets:
@@ -207,39 +216,124 @@ class PhaseBuilder(Statements):
         suffix = "" if not self.folds else f"'{len(self.folds)}"
         done = self.folds[key] = renamed_fold(fold, names, suffix)
         self.fold_start(done)
-        data = self.sifted(done)
-        edges = self.edges(done)
-        ranges, cut = self.ranges(done), joint(done)
-        if cut is not None and not data and [r.kind for r in ranges] == ["full"]:
+        cut = joint(done)
+        if cut is not None and not self.sifted(done) and [r.kind for r in self.ranges(done)] == ["full"]:
             before = at_least_zero(cut - 1 - var(done.axis[0]))
             end = minimum(maximum(cut, const(0)), done.axis[1])
-            first, second = (under(done, c) for c in (before, negate(before)))
-            self.scope.out.append(Loop(done.axis[0], const(0), end, self.round(first, True), "full"))
-            self.scope.out.append(Loop(done.axis[0], end, done.axis[1], self.round(second, True), "full"))
+            self.traverse(under(done, before), const(0), end)
+            second = self.shifted(under(done, negate(before)), cut)
+            self.known = {}  # what begins at the cut is simpler than what is cut there
+            self.traverse(second, end - cut, second.axis[1])
+            self.known = None
             return done
-        for r in ranges:
+        both_ways = None if self.lanes is None or self.plan.strategy.warps else self.apart(done)
+        if both_ways is not None:
+            near, (v, extent) = both_ways[0], done.axis
+            self.traverse(near)
+            s = self.plan.strategy
+            name = self.fresh_axis(v, extent, min(max(SHORT_TILE // s.width, 1) * s.width, s.keys))
+            far = each(both_ways[1], lambda s: rename(s, {v: var(name)}), lambda c: rename_cond(c, {v: var(name)}))
+            self.traverse(replace(far, axis=(name, extent)))
+            return done
+        self.traverse(done)
+        return done
+
+    def apart(self, fold: Fold) -> tuple[Fold, Fold] | None:
+        """A range of the fold's axis, and what data add to it."""
+        return apart_by_data(
+            fold, self.row, self.items, lambda c: self.plan.is_range(c, fold.axis[0], self.row, self.items)
+        )
+
+    def shifted(self, fold: Fold, cut: Poly) -> Fold:
+        """The fold over an axis that begins at a cut."""
+        v, extent = fold.axis
+        name = self.fresh_axis(v, extent - cut, self.plan.strategy.keys)
+        moved = each(fold, lambda s: rename(s, {v: var(name) + cut}), lambda c: rename_cond(c, {v: var(name) + cut}))
+        return replace(settled(moved, {}, self.scope_of_runs()), axis=(name, extent - cut))
+
+    def traverse(self, fold: Fold, lo: Poly | None = None, hi: Poly | None = None) -> None:
+        """Emits the loops of a fold over its axis, or a part of it; in runs, where they are long enough."""
+        plain = tuple(self.loops(fold, self.scope, lo, hi))
+        found = quotients(fold, self.plan.equations, self.plan.memory.__contains__, self.here)
+        d = divisor(found, fold.axis[0])
+        if d is None or self.plan.strategy.warps or self.lanes is None or self.seen_by_ranges(fold, d, plain):
+            self.scope.out += self.wanted(fold, plain)
+            return
+        cond, known = long(d), {}
+        rows = frozenset(b for v, b in found if v == self.row)
+        if self.row is not None and rows:
+            cond = both(cond, alike(self.row, self.plan.strategy.rows, self.axes[self.row].extent, rows))
+            known = {Atom("div", "", (var(self.row), b)): var(f"{self.row}@0") // b for b in rows}
+        self.scope.out += self.wanted(fold, (When(cond, self.runs(fold, d, known, lo, hi), plain),))
+
+    def seen_by_ranges(self, fold: Fold, d: Poly, loops: tuple[TileStmt, ...]) -> bool:
+        """Whether quotients are those of conditions alone, which the ranges of the loops have decided."""
+        if d.as_int() is None or any(isinstance(x, Loop) and x.kind == "classified" for x in loops):
+            return False
+        values = each(fold, lambda s: s, lambda _: TRUE)
+        found = quotients(values, self.plan.equations, self.plan.memory.__contains__, self.here)
+        return divisor(found, fold.axis[0]) is None
+
+    def wanted(self, fold: Fold, loops: tuple[TileStmt, ...]) -> tuple[TileStmt, ...]:
+        """The loops of a fold, left out where no row of the work item reads what it makes."""
+        conds = testable(self.demands.get(fold.name, TRUE), self.row, self.items)
+        return (Sift(conds, "", loops, loops),) if conds else loops
+
+    def runs(
+        self, fold: Fold, d: Poly, known: dict[Atom, Poly], lo: Poly | None, hi: Poly | None
+    ) -> tuple[TileStmt, ...]:
+        """The loop over the runs of a fold's axis: in each, what is the same in all of it is found once."""
+        axis, extent = fold.axis
+        number = self.fresh_axis(f"{axis}r", count(extent, d), 1)
+        start = var(number) * d
+        first, end = (start if lo is None else maximum(start, lo)), minimum(start + d, extent if hi is None else hi)
+        before = self.known
+        self.known = {**(before or {}), **known, Atom("div", "", (var(axis), d)): var(number)}
+        fold = settled(fold, self.known, self.scope_of_runs())
+        moving = frozenset(v for v in self.axes if self.tiled(v))
+        once, _ = apart(fold.domain, moving)
+        body = Scope(self.scope, number)
+        inside = self.loops(under(fold, once), body, first, end)
+        self.known = before
+        statements = (*body.out, *inside)
+        if not once.is_true:
+            statements = (When(once, statements),)
+        return (Loop(number, const(0), count(extent, d), statements, "full"),)
+
+    def loops(self, done: Fold, scope: Scope, lo: Poly | None, hi: Poly | None) -> list[TileStmt]:
+        """The loops over tiles of a fold's axis, or a part of it."""
+        data = self.sifted(done)
+        edges = self.edges(done)
+        axis, out = done.axis[0], list[TileStmt]()
+        for r in self.ranges(done):
+            first = r.lo if lo is None else maximum(r.lo, lo)
+            end = r.hi if hi is None else minimum(r.hi, hi)
+            edges = edges if lo is None else None
+            if r.kind == "classified" and (lo is not None or self.axes[axis].step != self.plan.strategy.keys):
+                r = replace(r, kind="partial")  # tiles are other ones
             if r.kind != "classified":
-                body = self.edged(self.round(done, r.kind == "partial"), r, edges)
+                body = self.edged(self.round(done, scope, r.kind == "partial"), r, edges)
                 if data:
-                    every = self.edged(self.round(done, r.kind == "partial", data), r, edges)
-                    body = (Sift(data, done.axis[0], every, body),)
-                    self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind, data))
+                    every = self.edged(self.round(done, scope, r.kind == "partial", data), r, edges)
+                    body = (Sift(data, axis, every, body),)
+                    out.append(Loop(axis, first, end, body, r.kind, data))
                     continue
             else:
-                body = self.round(done, True)
+                body = self.round(done, scope, True)
                 if not r.full.is_false:
-                    body = (When(r.full, self.round(done, False), body),)
+                    body = (When(r.full, self.round(done, scope, False), body),)
                 if not r.empty.is_false:
                     body = (When(negate(r.empty), body),)
-            self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind))
-        return done
+            out.append(Loop(axis, first, end, body, r.kind))
+        return out
 
     def edges(self, fold: Fold) -> Bounds | None:
         """What each vector of rows visits of the fold's axis, where rows are several vectors."""
         s = self.plan.strategy
         if self.lanes is None or s.warps or s.rows <= s.width or any(m.domain != fold.domain for m in fold.members):
             return None
-        return self.plan.bounds(fold.domain, self.lanes, fold.axis[0], self.extents(fold), self.items)
+        found = self.plan.bounds(fold.domain, self.lanes, fold.axis[0], self.extents(fold), self.items)
+        return None if found is not None and (found.lo, found.hi) == (const(0), fold.axis[1]) else found
 
     def edged(self, body: tuple[TileStmt, ...], r: TileRange, edges: Bounds | None) -> tuple[TileStmt, ...]:
         if edges is None or r.kind != "partial" or self.lanes is None:
@@ -254,9 +348,9 @@ class PhaseBuilder(Statements):
             return ()
         return tuple(c for c in self.plan.tested(fold.domain) if separable(c, fold.axis[0], self.row, self.items))
 
-    def round(self, fold: Fold, partial: bool, known: tuple[Cond, ...] = ()) -> tuple[TileStmt, ...]:
+    def round(self, fold: Fold, scope: Scope, partial: bool, known: tuple[Cond, ...] = ()) -> tuple[TileStmt, ...]:
         """The statements for one tile of the fold's axis, of whose domain the conditions `known` hold everywhere."""
-        body = Scope(self.scope, fold.axis[0])
+        body = Scope(scope, fold.axis[0])
         self.fold_body(fold, body, partial, known)
         return tuple(body.out)
 
