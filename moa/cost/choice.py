@@ -18,7 +18,7 @@ from moa.loops import ELEMENT_BYTES
 from moa.machine import Machine, Memory
 from moa.naming import flops as scalar_flops
 from moa.normal import Eq, Normal, Scalar, loads
-from moa.ops import OPERATORS
+from moa.ops import REDUCERS
 from moa.poly import Atom, Poly, const, minimum, size
 from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
 
@@ -210,7 +210,7 @@ def nest(tiles: Tiles, s: Nest, lengths: Mapping[str, Poly], around: Around) -> 
     for x in s.statements:
         axes = dict.fromkeys((*own, *(x.over if isinstance(x, Reduce) else ())))
         points = product(lengths[a] for a in axes)
-        flops = scalar_flops(x.value) + (OPERATORS[x.op.removesuffix("_ref")].flops if isinstance(x, Reduce) else 0)
+        flops = scalar_flops(x.value) + (REDUCERS[x.op.removesuffix("_ref")].flops if isinstance(x, Reduce) else 0)
         touched, streamed = zero, zero
         for name, index in dict.fromkeys((*loads(x.value), *loads(x.target))):
             used = {v for p in index for v in p.vars()}
