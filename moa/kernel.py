@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +138,17 @@ class Variant:
         return self.place()
 
 
+class Facts(NamedTuple):
+    """What is known of a call: how many axes `...` stands for, the model's choice of tiles, and its class among it."""
+
+    ranks: int
+    front: Front
+    given: dict[str, Any]
+    sizes: dict[str, int]
+    model: Strategy
+    parts: tuple[str, ...]
+
+
 class Kernel:
     """A compiled formula. Call it with arrays in the order of its parameters, or by name; scalars by name."""
 
@@ -154,6 +165,7 @@ class Kernel:
         self._outlooks: dict[Any, Outlook] = {}
         self._strategies: dict[Any, Strategy] = {}
         self._again: dict[Any, tuple[tuple[str, Poly, Poly, int], ...]] = {}
+        self._winners: dict[tuple[str, ...], Strategy] = {}  # what calls of a class use
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._fronts: dict[int, Front] = {}
         self._places: dict[tuple[int, str, Strategy], Placed] = {}  # as calls are at sizes that were asked about
@@ -253,6 +265,25 @@ class Kernel:
         Errors: MoaError of kind "argument"
         """
         return _face("measure").measure(self, arrays, named, caches, threads, lead, seed, now)
+
+    def tune(
+        self,
+        *arrays: Any,
+        threads: int | None = None,
+        lead: Sequence[int] = (),
+        limit_s: float = 5.0,
+        keep: bool = True,
+        now: Callable[[str], None] = lambda text: None,
+        **named: Any,
+    ) -> Any:
+        """Measures the few best tiles for a call, and uses the fastest from now on (a `moa.tune.Tuned`).
+
+        Arguments are those of a call; sizes named in place of arrays make random ones, with `lead` for `...`.
+
+        keep  for other processes on this machine too
+        Errors: MoaError of kind "argument"
+        """
+        return _face("tune").tune(self, arrays, named, threads, lead, 0, limit_s, keep, now)
 
     def step(self, *, size: str = "", ranks: int = 0) -> Any:
         """One more token (a `moa.step.Step`): the update of constant memory that is in this kernel over n tokens.
@@ -365,38 +396,101 @@ class Kernel:
             found = (name, ranks)
         return 0 if found is None else found[1]
 
+    def _chosen(self, front: Front, sizes: Mapping[str, int], threads: int | None) -> tuple[str, int]:
+        """The name of the form that a call runs, and with how many threads."""
+        count = default_threads() if threads is None else threads
+        if count < 1:
+            raise MoaError("argument", f"threads is {count}", None, "use at least one")
+        form = chosen(front.forms, sizes, 1, dtype=self.dtype)
+        if threads is None and form.operations(sizes) < machine_in_use().costs("wake"):
+            return form.name, 1
+        if count > 1:
+            form = chosen(front.forms, sizes, count, dtype=self.dtype)
+        return form.name, count
+
+    def _facts(self, values: list[Any], threads: int | None) -> Facts:
+        """What is known of a call before its tiles are."""
+        given = {p.name: v for p, v in zip(self._parameters, values, strict=True) if v is not ABSENT}
+        ranks = self._ranks({k: v for k, v in given.items() if isinstance(v, np.ndarray)})
+        front = self._front(ranks)
+        sizes = bind(front.program, given)
+        form, count = self._chosen(front, sizes, threads)
+        return Facts(
+            ranks,
+            front,
+            given,
+            sizes,
+            self.strategy_at(form, sizes, ranks, count),
+            self._class(ranks, form, sizes, count),
+        )
+
+    def _choice(self, values: list[Any], threads: int | None) -> Strategy:
+        """The tiles that the model chooses for a call."""
+        return self._facts(values, threads).model
+
+    def _call_by(self, values: list[Any], threads: int | None, strategy: Strategy) -> Call:
+        """The plan of a call in these tiles."""
+        with PLANNING:
+            known = self._facts(values, threads)
+            return self._plan(known.ranks, known.front, known.given, known.sizes, threads, strategy)
+
+    def _keep_choice(self, values: list[Any], threads: int | None, strategy: Strategy, keep: bool) -> None:
+        """Makes a strategy what later calls like this one use."""
+        parts = self._facts(values, threads).parts
+        self._winners[parts] = strategy
+        self._calls.clear()
+        if keep:
+            self._kept.put((strategy.rows, strategy.keys, strategy.block, strategy.map_block), *parts)
+
+    def _class(self, ranks: int, form: str, sizes: Mapping[str, int], threads: int) -> tuple[str, ...]:
+        """What calls have in common that use one choice: sizes between the same powers of two among it."""
+        builder = import_module(f"moa.backends.{self.backend}_build")
+        classes = str(sorted((k, int(n).bit_length()) for k, n in sizes.items()))
+        model = self.strategy_at(form, sizes, ranks, threads)
+        return ("tuned", builder.identity(), str(os.cpu_count()), self.dtype, str(ranks), form, classes, str(model))
+
+    def _strategy(self, ranks: int, form: str, sizes: Mapping[str, int], threads: int) -> Strategy:
+        """The tiles for a call: those that were tuned for its class, else the model's choice."""
+        model = self.strategy_at(form, sizes, ranks, threads)
+        if self.backend == "cuda":
+            return model
+        parts = self._class(ranks, form, sizes, threads)
+        if parts not in self._winners:
+            on = os.environ.get("MOA_TUNED", "") != "0"
+            found = self._kept.get(tuple[int, int, int, int], *parts) if on else None
+            rows, keys, block, map_block = found or (model.rows, model.keys, model.block, model.map_block)
+            self._winners[parts] = replace(model, rows=rows, keys=keys, block=block, map_block=map_block)
+        return self._winners[parts]
+
     def _plan(
-        self, ranks: int, front: Front, given: dict[str, Any], sizes: dict[str, int], threads: int | None
+        self,
+        ranks: int,
+        front: Front,
+        given: dict[str, Any],
+        sizes: dict[str, int],
+        threads: int | None,
+        strategy: Strategy | None = None,
     ) -> Call:
         program = front.program
         arrays = {k: v for k, v in given.items() if isinstance(v, np.ndarray) and v.ndim}
         unit = frozenset(k for k, v in arrays.items() if v.strides[-1] == v.itemsize or v.shape[-1] <= 1)
         fixed = {k: sizes[k] for k in specialised_sizes(program) if sizes[k] <= LARGEST_SPECIALISED}
         fixed |= {k: sizes[k] for k in self._fixed if k in sizes}
-        count = default_threads() if threads is None else threads
-        if count < 1:
-            raise MoaError("argument", f"threads is {count}", None, "use at least one")
-        form = chosen(front.forms, sizes, 1, dtype=self.dtype)
-        if threads is None and form.operations(sizes) < machine_in_use().costs("wake"):
-            count = 1
-        elif count > 1:
-            form = chosen(front.forms, sizes, count, dtype=self.dtype)
-        variant = self._variant(ranks, form.name, fixed, unit, sizes, count)
+        form, count = self._chosen(front, sizes, threads)
+        variant = self._variant(ranks, form, fixed, unit, strategy or self._strategy(ranks, form, sizes, count))
         params: dict[str, Any] = {p.name: given.get(p.name, p.default) for p in program.inputs if not p.shape}
         params = {k: float(v) for k, v in params.items() if v is not None} | sizes
         order = {p.name: k for k, p in enumerate(self._parameters)}
         return prepare(variant.packing, variant.built, order, arrays, sizes, params, self.dtype, count)
 
     def _variant(
-        self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int], threads: int
+        self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], strategy: Strategy
     ) -> Variant:
-        """The instance for these sizes: the lengths of its tiles are chosen by them."""
-        strategy = self.strategy_at(form, sizes, ranks, threads)
-        own = strategy.rows, strategy.keys, strategy.row, strategy.short, strategy.stored
-        key = (ranks, form, tuple(sorted(fixed.items())), unit, own)
-        if key not in self._variants:
-            self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
-        return self._variants[key]
+        """The instance in these tiles: the number of rows in a work item follows the rows there are."""
+        key = (ranks, form, tuple(sorted(fixed.items())), unit, strategy)
+        found = self._variants.pop(key, None) or self._compiled(ranks, form, strategy, fixed, unit)
+        self._variants[key] = found  # the last one is what ran last
+        return found
 
     def strategy_for(self, rows_there: int, row: int = 0) -> Strategy:
         """Usual tiles for so many rows there are: vectors of them, or, of less than one, lanes along another axis.

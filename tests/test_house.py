@@ -28,7 +28,7 @@ ORDER = [
     "loops", "lower", "lift", "expand", "interp", "cost", "backends", "ceilings", "forms", "increment", "transcribe",
     "pipeline", "storage", "dlpack", "arrays", "call", "candidates", "kept", "kernel", "device_arrays", "device_call",
     "device", "step", "numerics", "verify", "explain", "spans", "assignments", "emit", "emit_cuda", "files", "given",
-    "measure", "probe", "answers", "terminal", "cli", "__main__",
+    "measure", "tune", "probe", "answers", "terminal", "cli", "__main__",
 ]
 # fmt: on
 
