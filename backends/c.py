@@ -17,7 +17,7 @@ UNARY = {"fabs": "MOA_FABS", "fneg": "MOA_FNEG", "fsqrt": "MOA_SQRT", "round": "
          "first": "MOA_FIRST", "bsplat": "MOA_BSPLAT", "splat": "MOA_SPLAT"}  # fmt: skip
 CALLS = {"fma": "MOA_FMA", "fmax": "MOA_FMAX", "fmin": "MOA_FMIN", "fmaxn": "MOA_FMAXN", "fminn": "MOA_FMINN",
          "scale": "MOA_SCALE", "wmin": "MOA_WMIN", "wmax": "MOA_WMAX", "wadd": "MOA_WADD", "wsub": "MOA_WSUB",
-         "wmul": "MOA_WMUL", "band": "MOA_AND", "bor": "MOA_OR"}  # fmt: skip
+         "wmul": "MOA_WMUL", "pair": "MOA_PAIR", "dot2": "MOA_DOT2", "band": "MOA_AND", "bor": "MOA_OR"}  # fmt: skip
 PAIRS = {"max": "MOA_FMAX", "min": "MOA_FMIN", "maxn": "MOA_FMAXN", "minn": "MOA_FMINN"}
 
 
@@ -171,11 +171,15 @@ class Printer(Family):
     # memory
 
     def place(self, element: str, aligned: bool, args: list[str]) -> str:
+        if element == "pair" and aligned:
+            return f"MOA_VEC(moa_w, moa_pair, {args[0]}, {args[1]})"
         kind = f"moa_v{'a' if aligned else 'u'}" if element == self.dtype else f"moa_v{element}"
         return f"MOA_VEC({kind}, moa_{element}, {args[0]}, {args[1]})"
 
     def load_vector(self, s: Op, kind: str, args: list[str]) -> str:
         element, aligned = s.attrs
+        if kind == "w" and element == "bf16":
+            return f"MOA_WORDS({args[0]}, {args[1]})"
         if element in ("f16", "bf16") and self.dtype == "f32":
             return f"MOA_FROM_{element.upper()}(MOA_VEC(moa_vu16, moa_{element}, {args[0]}, {args[1]}))"
         if element in ("f16", "bf16"):
@@ -184,6 +188,8 @@ class Printer(Family):
         place = self.place(element, aligned, args)
         if kind == "m":
             return f"MOA_TEST({place})"
+        if kind == "w":
+            return f"(moa_w){place}"
         return place if element == self.dtype else f"__builtin_convertvector({place}, moa_v)"
 
     def store_vector(self, s: Op, kind: str, args: list[str]) -> str:
@@ -193,7 +199,7 @@ class Printer(Family):
         place = self.place(element, aligned, args)
         if kind == "m":
             return f"MOA_STOREB({args[0]}, {args[1]}, {args[2]}, MOA_TRUE)"
-        if element == self.dtype:
+        if element in (self.dtype, "pair"):
             return f"{place} = {args[2]}"
         return f"{place} = __builtin_convertvector({args[2]}, moa_v{element})"
 
@@ -201,6 +207,8 @@ class Printer(Family):
         place = f"{args[0]}, {args[1]}, {args[2]}"
         if kind == "m":
             return f"MOA_TEST(MOA_LOADB({place}))"
+        if kind == "w":
+            return f"MOA_WORDSM({place})"
         if element == self.dtype:
             return f"MOA_LOADM({place})"
         if element in ("f16", "bf16"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from moa.backends.c_pairs import PAIR_VECTORS
+
 SCALARS = r"""
 #include <stddef.h>
 #include <stdint.h>
@@ -43,6 +45,7 @@ typedef int64_t moa_i64 __attribute__((may_alias));
 typedef uint8_t moa_u8 __attribute__((may_alias));
 typedef uint16_t moa_f16 __attribute__((may_alias));
 typedef uint16_t moa_bf16 __attribute__((may_alias));
+typedef uint32_t moa_pair __attribute__((may_alias, aligned(2)));
 
 #define MOA_AT(type, p, i) (*(type *)(void *)((p) + (i) * (int64_t)sizeof(type)))
 
@@ -403,6 +406,7 @@ def vectors(dtype: str, width: int) -> str:
         "ONES": f"{(1 << width) - 1}u",
         "ALL_X": ", ".join(["x"] * width),
         "LANES": ", ".join(map(str, range(width))),
+        "EVERY_OTHER": ", ".join(f"{k | (k + width) << 16:#x}" for k in range(width)),
     }
-    short = filled(SHORT_VECTORS, words) if dtype == "f32" else ""
+    short = filled(SHORT_VECTORS + PAIR_VECTORS, words) if dtype == "f32" else ""
     return (AVX512 if size == 64 else "") + filled(VECTORS, words).lstrip("\n") + short

@@ -12,6 +12,7 @@ from typing import assert_never
 
 from moa.backends.llvm_elements import load, store, tested
 from moa.backends.llvm_floats import fraction, mantissa_or_exponent, scale
+from moa.backends.llvm_pairs import dot2, pair
 from moa.backends.llvm_text import MEMORY, Target, Text, host, suffix
 from moa.loops import Arg, CallFn, Const, Fn, For, If, Loops, Op, Stmt
 
@@ -200,6 +201,10 @@ class Printer(Text):
                 return scale(self, kind, type_, args)
             case "mantissa" | "exponent":
                 return mantissa_or_exponent(self, s.op, kind, type_, args[0])
+            case "pair":
+                return pair(self, args)
+            case "dot2":
+                return dot2(self, args)
             case "reduce":
                 return self.reduce(s.attrs[0], args[0])
             case "turn":

@@ -16,10 +16,10 @@ def load(t: Text, s: Op, args: list[str]) -> str:
     assert s.result is not None
     element, aligned = s.attrs
     kind = s.result.type
-    lanes = t.width if kind in "vm" else 0
+    lanes = t.width if kind in "vmw" else 0
     one = memory_type(t, element)
     held = f"<{lanes} x {one}>" if lanes else one
-    align = ELEMENT_BYTES[element] * (lanes if lanes and aligned else 1)
+    align = alignment(element, lanes if aligned else 0)
     place = t.temp(f"getelementptr {MEMORY[element]}, ptr {args[0]}, i64 {args[1]}")
     announce(t, place, ELEMENT_BYTES[element], lanes or 1, args[2] if s.op == "loadm" else "", store=False)
     if s.op == "load":
@@ -29,6 +29,11 @@ def load(t: Text, s: Op, args: list[str]) -> str:
         mask = f"{t.types['m']} {args[2]}"
         text = t.call(name, held, f"ptr {place}", f"i32 {align}", mask, f"{held} zeroinitializer", immediate=(1,))
     return convert_in(t, text, element, kind, held)
+
+
+def alignment(element: str, lanes: int) -> int:
+    """In bytes: that of a vector, or of one element where lanes is 0; a pair lies at an address of bf16."""
+    return ELEMENT_BYTES[element] * lanes or ELEMENT_BYTES["bf16" if element == "pair" else element]
 
 
 def tested(t: Text, s: Op, args: list[str]) -> str:
@@ -90,8 +95,10 @@ def convert_in(t: Text, text: str, element: str, kind: str, held: str) -> str:
             return f"{'sitofp' if element == 'i64' else 'uitofp'} {held} {t.temp(text)} to {type_}"
         case "i64", "i":
             return text
-        case "u8", "i":
-            return f"zext i8 {t.temp(text)} to i64"
+        case "pair", "w":
+            return text
+        case (("u8" | "bf16" | "pair"), "i") | ("bf16", "w"):
+            return f"zext {held} {t.temp(text)} to {type_}"
         case "u8", ("b" | "m"):
             return f"icmp ne {held} {t.temp(text)}, {splatted(held, '0')}"
         case _:
@@ -105,10 +112,10 @@ def widen(t: Text, single: str, held: str, type_: str) -> str:
 def store(t: Text, s: Op, args: list[str]) -> str:
     element, aligned = s.attrs
     kind = s.args[2].type
-    lanes = t.width if kind in "vm" else 0
+    lanes = t.width if kind in "vmw" else 0
     one = memory_type(t, element)
     held = f"<{lanes} x {one}>" if lanes else one
-    align = ELEMENT_BYTES[element] * (lanes if lanes and aligned else 1)
+    align = alignment(element, lanes if aligned else 0)
     place = t.temp(f"getelementptr {MEMORY[element]}, ptr {args[0]}, i64 {args[1]}")
     value = convert_out(t, args[2], element, kind, held)
     announce(t, place, ELEMENT_BYTES[element], lanes or 1, args[3] if s.op == "storem" else "", store=True)
@@ -134,7 +141,7 @@ def convert_out(t: Text, value: str, element: str, kind: str, held: str) -> str:
             if element == "f16":
                 return t.temp(f"fptrunc {retype(held, 'float')} {single} to {held}")
             return round_to_bf16(t, single, held)
-        case "i64", "i":
+        case ("i64", "i") | ("pair", "w"):
             return value
         case "u8", "i":
             return t.temp(f"trunc i64 {value} to i8")

@@ -38,7 +38,7 @@ def host() -> Target:
 
 FLOAT = {"f32": "float", "f64": "double"}
 BITS = {"f32": 32, "f64": 64}
-MEMORY = {"f64": "double", "f32": "float", "bf16": "i16", "f16": "half", "i64": "i64", "u8": "i8"}
+MEMORY = {"f64": "double", "f32": "float", "bf16": "i16", "f16": "half", "i64": "i64", "u8": "i8", "pair": "i32"}
 FRACTION_BITS = {"f32": 23, "f64": 52}
 
 

@@ -33,12 +33,15 @@ Instructions (result type <- operand types):
     turn                                 v <- v v       attrs (step, half): of pairs of groups of `step` lanes the
                                                            first (half 0) or second one, of both operands in turn
     pick                                 f <- v i: the lane of that number, in a loop over lanes
+    pair   w <- v v      each word two bfloat16 numbers, next to both operands (the first one's in the low half); float32 only
+    dot2   v <- v w w    of pairs: fma(low, low', fma(high, high', x)), x the first operand
+                         in both, numbers below 2**-126 are 0 of their sign: operands, and what is rounded on the way
     arg    i, f or p <- ()   attrs (slot,): slot of the packed arguments, 8 bytes each; f is
                                                            stored as a double
     offset                               p <- p i          attrs (element,): address plus i elements
-    load    f, v, i, b, m <- p i   attrs (element, aligned): element i of the array at p, or
+    load    f, v, i, b, m, w <- p i   attrs (element, aligned): element i of the array at p, or
                                    width of them from there; aligned: the address is width-aligned
-    loadm                                v <- p i m        masked-off lanes are 0 and are not read
+    loadm                                v, w <- p i m     masked-off lanes are 0 and are not read
     test                                 m <- p i i m   attrs (element, relation): element i + lane (i64 or u8)
                                    against the third operand; masked-off lanes are not read, and off
     store                                () <- p i x       attrs (element, aligned)
@@ -46,8 +49,8 @@ Instructions (result type <- operand types):
     prefetch                             () <- p i     attrs (element,): element i may be read soon; it need not exist
     barrier                              () <- (); all warps of the work item wait for one another: only in an entry
 
-Elements: f64 f32 bf16 f16 i64 u8. A float element is converted to the compute type on load and rounded to nearest
-even on store.
+Elements: f64 f32 bf16 f16 i64 u8 pair. A float element is converted to the compute type on load and rounded to nearest
+even on store. A pair is two neighbours of bf16 as one word, at an address of bf16; as i and w, pair and bf16 are bits.
 """
 
 from __future__ import annotations
@@ -56,9 +59,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Type = Literal["i", "f", "b", "v", "w", "m", "p"]
-Element = Literal["f64", "f32", "bf16", "f16", "i64", "u8"]
+Element = Literal["f64", "f32", "bf16", "f16", "i64", "u8", "pair"]
 
-ELEMENT_BYTES: dict[str, int] = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "u8": 1}
+ELEMENT_BYTES: dict[str, int] = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "u8": 1, "pair": 4}
 
 
 @dataclass(frozen=True, slots=True)

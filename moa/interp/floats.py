@@ -1,4 +1,4 @@
-"""Operations of binary floating point that NumPy lacks, correctly rounded: fma and bfloat16."""
+"""Operations of binary floating point that NumPy lacks, correctly rounded: fma, bfloat16, products of pairs of it."""
 
 from __future__ import annotations
 
@@ -104,3 +104,22 @@ def odd_single(x: Array) -> Array:
     bits = near.view(np.int32)
     odd = (bits - (np.abs(back) > np.abs(x))) | 1
     return np.where((back == x) | np.isnan(x), bits, odd).astype(np.int32).view(np.float32)
+
+
+def normal(x: Array) -> Array:
+    """float32 with numbers that are not normal replaced by 0 of their sign."""
+    return np.where(np.abs(x) < np.finfo(np.float32).smallest_normal, np.copysign(np.float32(0), x), x)
+
+
+def pair(low: Array, high: Array) -> Array:
+    """Two float32 as bfloat16 in one word."""
+    lower, upper = (bf16_bits(normal(x)).astype(np.uint32) for x in (low, high))
+    return (lower | upper << 16).view(np.int32)
+
+
+def dot2(x: Array, a: Array, b: Array) -> Array:
+    """x plus the products of both halves of words, the upper one first, each rounded."""
+    words = [np.ascontiguousarray(w, np.int32).view(np.uint32) for w in (a, b)]
+    for halves in ([w & 0xFFFF0000 for w in words], [w << 16 for w in words]):
+        x = normal(fused_multiply_add(*(normal(h.view(np.float32)) for h in halves), normal(x)))
+    return x

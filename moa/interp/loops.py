@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from moa.interp.floats import bf16_bits, bf16_value, fused_multiply_add
+from moa.interp.floats import bf16_bits, bf16_value, dot2, fused_multiply_add, pair
 from moa.loops import ELEMENT_BYTES, Arg, CallFn, Const, Fn, For, If, Loops, Name, Op, Stmt
 from moa.ops import erf
 
@@ -137,6 +137,8 @@ PURE: dict[str, Callable[..., Any]] = {
     "round": np.rint,
     "scale": scale,
     "fraction": fraction,
+    "pair": pair,
+    "dot2": dot2,
     "mantissa": lambda a: mantissa_and_exponent(a)[0],
     "exponent": lambda a: mantissa_and_exponent(a)[1],
 }
@@ -144,7 +146,8 @@ PURE: dict[str, Callable[..., Any]] = {
 
 PAIRS: dict[str, str] = {op: f"f{op}" for op in ("add", "mul", "max", "min", "maxn", "minn")}
 
-STORED = {"f64": np.float64, "f32": np.float32, "bf16": np.uint16, "f16": np.float16, "i64": np.int64, "u8": np.uint8}
+STORED = {"f64": np.float64, "f32": np.float32, "bf16": np.uint16, "f16": np.float16, "i64": np.int64, "u8": np.uint8,
+          "pair": np.uint32}  # fmt: skip
 
 
 class Machine:
@@ -295,7 +298,7 @@ class Machine:
         return memory[low:high].view(STORED[element]), used
 
     def load(self, p: Pointer, i: int, kind: str, element: str, aligned: bool, mask: Any = None) -> Value:
-        lanes = self.width if kind in "vm" else 1
+        lanes = self.width if kind in "vmw" else 1
         held, used = self.place(p, i, lanes, element, aligned, mask)
         whole = np.zeros(lanes, STORED[element])
         if len(used):
@@ -305,22 +308,22 @@ class Machine:
                 value: Any = bf16_value(whole)
             case (("f64" | "f32" | "f16" | "i64" | "u8"), ("f" | "v")):
                 value = whole.astype(self.float)
-            case ("i64", "i") | ("u8", "i"):
+            case ("i64", "i") | ("u8", "i") | (("pair" | "bf16"), ("i" | "w")):
                 value = whole
             case "u8", ("b" | "m"):
                 value = whole != 0
             case _:
                 raise AssertionError(f"a load of {element} as {kind}")
-        return value if kind in "vm" else value[0]
+        return value if kind in "vmw" else value[0]
 
     def store(self, p: Pointer, i: int, x: Value, kind: str, element: str, aligned: bool, mask: Any = None) -> None:
-        lanes = self.width if kind in "vm" else 1
+        lanes = self.width if kind in "vmw" else 1
         held, used = self.place(p, i, lanes, element, aligned, mask)
         assert self.memory[p.buffer].flags.writeable, f"the buffer {p.buffer} is only read"
         match element, kind:
             case "bf16", ("f" | "v"):
                 whole = bf16_bits(np.atleast_1d(x))
-            case (("f64" | "f32" | "f16"), ("f" | "v")) | ("i64", "i") | ("u8", ("b" | "m")):
+            case (("f64" | "f32" | "f16"), ("f" | "v")) | ("i64", "i") | ("u8", ("b" | "m")) | ("pair", "w"):
                 whole = np.atleast_1d(x).astype(STORED[element])
             case "u8", "i":
                 whole = np.atleast_1d(x & 255).astype(np.uint8)
