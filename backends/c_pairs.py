@@ -6,7 +6,9 @@ PAIR_VECTORS = r"""
 typedef moa_n moa_vpair __attribute__((vector_size(4 * WIDTH), aligned(2), may_alias));
 #define MOA_WORDS(p, i) ((moa_w)__builtin_convertvector(MOA_VEC(moa_vu16, moa_bf16, p, i), moa_x))
 #define MOA_WORDSM(p, i, m) __extension__({ \
-    moa_w r_ = {0}; for (int k_ = 0; k_ < WIDTH; k_++) if (MOA_LANE(m, k_)) r_[k_] = MOA_AT(moa_bf16, p, (i) + k_); r_; })
+    moa_w r_ = {0}; \
+    for (int k_ = 0; k_ < WIDTH; k_++) if (MOA_LANE(m, k_)) r_[k_] = MOA_AT(moa_bf16, p, (i) + k_); \
+    r_; })
 #if defined(MOA_AVX512) && defined(__AVX512BF16__)
 #define MOA_DOT2(x, a, b) ((moa_v)_mm512_dpbf16_ps((__m512)(x), (__m512bh)(a), (__m512bh)(b)))
 #define MOA_PAIR(a, b) ((moa_w)_mm512_permutexvar_epi16((__m512i)(moa_x){EVERY_OTHER}, \

@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from moa.pipeline import (
     specialised_sizes,
 )
 from moa.poly import Poly
-from moa.storage import STORAGE, computed, numpy_dtype
+from moa.storage import PAIRED, STORAGE, computed, numpy_dtype
 from moa.text import MoaError, printable
 from moa.tile import Strategy, made_again, tile
 
@@ -61,13 +61,16 @@ def compile(
     dtype: str = "float64",
     sizes: Mapping[str, int] | None = None,
     function: str = "",
+    products: str = "",
     **shapes: str,
 ) -> Kernel:
     """A kernel from an expression with shape strings, from a program text, or from the path of a file.
 
     Q="... n dk" gives the shape of a parameter of an expression. `sizes` fixes sizes (and integer parameters) to
     literals: another value in a call compiles another instance. `function` names the function of a program that is the
-    kernel, by default the last one.
+    kernel, by default the last one. `products` is what factors of products are rounded to: in kernels of bfloat16,
+    where the processor multiplies pairs of it, a computed factor is rounded to bfloat16 before it is multiplied by
+    elements of an argument; "float32" keeps it as it is, and takes longer.
     Errors: MoaError at the place of the mistake
     """
     if backend not in BACKENDS:
@@ -78,8 +81,14 @@ def compile(
         raise MoaError(
             "argument", f"kernels are not compiled for dtype `{printable(str(dtype))}`", None, f"choose {known}"
         )
+    if products not in ("", dtype, computed(dtype)):
+        known = " or ".join(dict.fromkeys((dtype, computed(dtype))))
+        text = f"products of a {dtype} kernel are not taken in `{printable(str(products))}`"
+        raise MoaError("argument", text, None, f"choose {known}")
     numpy_dtype(dtype)
-    return kernel_class(backend)(read(source, shapes, function), dtype, dict(sizes or {}), backend)
+    kernel = kernel_class(backend)(read(source, shapes, function), dtype, dict(sizes or {}), backend)
+    kernel.products = products or dtype
+    return kernel
 
 
 def kernel_class(backend: str) -> type[Kernel]:
@@ -137,6 +146,7 @@ class Kernel:
         self.backend = backend
         self.dtype = dtype
         self._element, self._stored = DTYPES[dtype], STORAGE[dtype]
+        self.products = dtype  # what factors of products are rounded to, where the processor multiplies them in pairs
         self._fixed = sizes
         self._derivations: dict[int, Derivation] = {}
         self._variants: dict[tuple[Any, ...], Variant] = {}
@@ -397,7 +407,17 @@ class Kernel:
         rows = max(1, rows_there) if rows_there <= max(1, FEW_ROWS * width) else vectors * width
         block, precise = 4 * VECTORS // max(vectors, 1), self._element == "f32"
         few = 4 if precise else 1
-        return Strategy(width, rows, KEYS[self._element], min(block, 8), few, row=row, inverses=precise)
+        pairs = self._pairs(width)
+        return Strategy(width, rows, KEYS[self._element], min(block, 8), few, row=row, inverses=precise, pairs=pairs)
+
+    def _pairs(self, width: int) -> Literal["", "exact", "rounded"]:
+        """Which products are taken of pairs of bfloat16: none where this machine has no instruction for them."""
+        from moa.backends.llvm import host
+        from moa.backends.llvm_pairs import has_pairs
+
+        if self.dtype != PAIRED or not has_pairs(host(), width):
+            return ""
+        return "rounded" if self.products == PAIRED else "exact"
 
     def strategy_at(self, form: str, sizes: Mapping[str, int], ranks: int = 0) -> Strategy:
         """Tiles for the rows there are at these sizes, along the axis that has most of them where they are few."""
@@ -479,6 +499,7 @@ class Kernel:
             d = self.derivation
             single = self._element == "f32"
             strategy = Strategy(width, VECTORS * width, KEYS[self._element], 4, 4 if single else 2, inverses=single)
+            strategy = replace(strategy, pairs=self._pairs(width))
             own = frozenset(p.name for p in d.program.inputs) | _intermediates(d)
             self._many_rows[width] = place(d, strategy, self._element, {}, own, self._stored)
         return self._many_rows[width]

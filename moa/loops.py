@@ -33,9 +33,11 @@ Instructions (result type <- operand types):
     turn                                 v <- v v       attrs (step, half): of pairs of groups of `step` lanes the
                                                            first (half 0) or second one, of both operands in turn
     pick                                 f <- v i: the lane of that number, in a loop over lanes
-    pair   w <- v v      each word two bfloat16 numbers, next to both operands (the first one's in the low half); float32 only
-    dot2   v <- v w w    of pairs: fma(low, low', fma(high, high', x)), x the first operand
-                         in both, numbers below 2**-126 are 0 of their sign: operands, and what is rounded on the way
+    pair                                 w <- v v: in each word two bfloat16 numbers, next to both operands, the first
+                                                   one's in the low half; for float32
+    dot2                                 v <- v w w: of pairs: fma(low, low', fma(high, high', x)), x the first operand.
+                                                     In both, numbers below 2**-126 are 0 of their sign: operands, and
+                                                     what is rounded on the way
     arg    i, f or p <- ()   attrs (slot,): slot of the packed arguments, 8 bytes each; f is
                                                            stored as a double
     offset                               p <- p i          attrs (element,): address plus i elements

@@ -12,6 +12,10 @@ from moa.text import MoaError
 STORAGE: dict[str, Element] = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
+PAIRED = "bfloat16"
+"""Where the processor has an instruction for it, products are taken of pairs of it, computed factors being rounded."""
+
+
 def computed(dtype: str) -> str:
     """The type that kernels compute in, for arrays of `dtype`: 16-bit types are for storage alone."""
     return "float64" if dtype == "float64" else "float32"

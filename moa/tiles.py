@@ -43,11 +43,13 @@ class Tile:
 
     space  "scratch": workspace of the thread; "block": lives inside one nest only; "staged": scratch that holds an
            operand from its copying to its last use in the same body, and may be another tile's elsewhere
+    pairs  the axis of which two neighbours are one word: bfloat16 numbers, rounded to them when they are written
     """
 
     name: str
     axes: tuple[str, ...]
     space: Literal["scratch", "block", "staged"] = "scratch"
+    pairs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Reduce:
     """target = reduce(op, over, value), starting from the target's present value, or afresh.
 
     Axes in `over` that the nest loops over (or its lane axis) are reduced across the whole nest, the others inside it.
+
+    paired  the value is a product of bfloat16 numbers, and two neighbours along the axis are multiplied at once
     """
 
     target: Scalar
@@ -73,10 +77,12 @@ class Reduce:
     value: Scalar
     over: tuple[str, ...]
     fresh: bool
+    paired: bool = False
 
     def __str__(self) -> str:
         sign = "=" if self.fresh else f"{self.op}="
-        return f"{self.target} {sign} {self.op}_{{{', '.join(self.over)}}} {self.value}"
+        two = " by 2" if self.paired else ""
+        return f"{self.target} {sign} {self.op}_{{{', '.join(self.over)}{two}}} {self.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +210,11 @@ class Tiles:
         for p in self.phases:
             grid = ", ".join(f"{a} by {p.axis(a).step}" if p.axis(a).step > 1 else a for a in p.items)
             out.append(f"phase {p.name}: items ({grid}){' from the end' if p.descending else ''}")
-            tiles = [f"{head_text(t.name, tuple((x, p.axis(x).extent) for x in t.axes))} {t.space}" for t in p.tiles]
+            tiles = [
+                f"{head_text(t.name, tuple((x, p.axis(x).extent) for x in t.axes))} {t.space}"
+                + (f" in pairs of {t.pairs}" if t.pairs else "")
+                for t in p.tiles
+            ]
             out.append("  tiles " + "; ".join(tiles))
             out += tile_body_text(p.body, 1)
         return "\n".join(out)

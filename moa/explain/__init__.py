@@ -31,7 +31,7 @@ from moa.forms import Form
 from moa.machine import Machine, machine_of
 from moa.notation import program_text
 from moa.pipeline import STAGES, Derivation, Placed
-from moa.storage import computed, rounding, stated
+from moa.storage import PAIRED, computed, rounding, stated
 from moa.text import MoaError, printable
 
 if TYPE_CHECKING:
@@ -230,10 +230,13 @@ def error_bound(derivation: Derivation, dtype: str, keys: int | None = None, apa
 
     One line for each result; where there is no bound, the value that is the cause.
     """
-    text = str(numerics.error_bound(derivation, dtype=computed(dtype), keys=keys, apart=apart))
+    short = rounding(dtype) if dtype == PAIRED else 0.0
+    text = str(numerics.error_bound(derivation, dtype=computed(dtype), keys=keys, factors=short, apart=apart))
     if not rounding(dtype):
         return text
     u = f"2^{round(math.log2(rounding(dtype)))}"
+    if short and text != str(numerics.error_bound(derivation, dtype=computed(dtype), keys=keys, apart=apart)):
+        text += f"\nbefore it is multiplied by elements of an argument, a computed factor may be rounded to {dtype}"
     return f"{text}\neach result is then rounded to {dtype}: by at most {u} of its size"
 
 

@@ -121,5 +121,6 @@ def dot2(x: Array, a: Array, b: Array) -> Array:
     """x plus the products of both halves of words, the upper one first, each rounded."""
     words = [np.ascontiguousarray(w, np.int32).view(np.uint32) for w in (a, b)]
     for halves in ([w & 0xFFFF0000 for w in words], [w << 16 for w in words]):
-        x = normal(fused_multiply_add(*(normal(h.view(np.float32)) for h in halves), normal(x)))
+        left, right = (normal(h.view(np.float32)) for h in halves)
+        x = normal(fused_multiply_add(left, right, normal(x)))
     return x

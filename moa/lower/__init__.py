@@ -164,6 +164,8 @@ class PhaseLowering:
             for k, axis in enumerate(reversed(t.axes)):
                 steps.append(step)
                 capacity = phase.axis(axis).capacity
+                if axis == t.pairs:
+                    capacity = (capacity + 1) // 2
                 row_pad = BANK_BYTES // size if warps and len(t.axes) > 1 else 0
                 step = step * (rounded(capacity, width) + row_pad if k == 0 else capacity)
             strides[t.name] = tuple(reversed(steps))
@@ -195,6 +197,7 @@ class PhaseLowering:
             offsets,
             const(0),
             warps,
+            {t.name: t.pairs for t in phase.tiles if t.pairs},
             frozenset(t.name for t in phase.tiles if t.space == "block"),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
@@ -32,6 +32,7 @@ class Store:
     offsets: dict[str, Poly]  # bytes in the workspace
     spill: Poly  # bytes: room for one vector, or for the partial results of every warp
     warps: int = 0  # that share a work item; 0 where one thread does all of it
+    pairs: Mapping[str, str] = field(default_factory=dict)  # tiles of pairs: the axis of which two are one word
     inner: frozenset[str] = frozenset()  # tiles that are values of the blocks of nests, and nowhere in memory
 
 
@@ -204,7 +205,8 @@ class Memory:
         rest = (local - var(f"{self.lane}:l")).as_int()
         return local.as_int() is not None or (rest is not None and rest % self.store.width == 0)
 
-    def load(self, s: Scalar, place: Place) -> Arg:
+    def load(self, s: Scalar, place: Place, kind: Type = "v") -> Arg:
+        """An element, or those of all lanes: as numbers, or (kind w) as their bits."""
         array, index = s.args
         if self.lane is None or not any(self.lane in p.vars() for p in index):
             pointer, offset, element = self.offset(array, index, place)
@@ -237,8 +239,8 @@ class Memory:
             at = self.b.iadd(self.address.poly(offset, self.env), start)
         if mask is None:
             aligned = in_tile and self.aligned(array, index, place)
-            return self.b.here("v", "load", pointer, at, attrs=(element, aligned))
-        return self.b.here("v", "loadm", pointer, at, mask, attrs=(element, False))
+            return self.b.here(kind, "load", pointer, at, attrs=(element, aligned))
+        return self.b.here(kind, "loadm", pointer, at, mask, attrs=(element, False))
 
     def prefetch(self, array: str, index: Index, place: Place) -> None:
         """Asks for the same vector of the next round of the loop that the nest looks ahead in."""

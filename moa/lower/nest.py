@@ -14,7 +14,8 @@ from moa.loops import Arg, Const, Type
 from moa.lower.address import Address
 from moa.lower.builder import Builder
 from moa.lower.memory import Place, Store
-from moa.lower.values import BINARY, Values
+from moa.lower.pairs import Pairs, evened
+from moa.lower.values import BINARY
 from moa.normal import Scalar, lit, loads
 from moa.ops import OPERATORS
 from moa.poly import Poly, const
@@ -26,7 +27,7 @@ COMBINE = BINARY | {"max_ref": "fmax", "min_ref": "fmin"}
 FOLDED = {"add": "add", "mul": "mul", "max": "maxn", "min": "minn", "max_ref": "max", "min_ref": "min"}  # of lanes
 
 
-class NestLowering(Values):
+class NestLowering(Pairs):
     """One nest in its function."""
 
     def __init__(
@@ -43,6 +44,7 @@ class NestLowering(Values):
         self.shared = self.shared_axis() if store.warps else None
         self.warp: Arg | None = None
         self.visited: dict[str, tuple[Arg, Arg]] = {}  # of axes of which not all is visited
+        self.written_in_pairs = {self.pairs_axis(s.target) for s in nest.statements}
 
     def lower(self) -> None:
         """The nest; where its warps share a reduction, `join` has to follow."""
@@ -142,6 +144,8 @@ class NestLowering(Values):
                 self.address.poly(p, self.env) for p in (bounds.lo, bounds.hi, self.origin(bounds.axis))
             )
             lo = b.imax(b.isub(first, origin), Const(0, "i"))
+            if bounds.axis in self.store.pairs.values():  # one position more, which its conditions leave out
+                lo = b.isub(lo, b.pure("i", "imod", lo, Const(2, "i")))
             hi = b.imin(b.isub(end, origin), self.count(bounds.axis))
             self.visited[bounds.axis] = lo, b.imax(lo, hi)
             place: Place = {self.lane: (local, 0)}
@@ -197,7 +201,9 @@ class NestLowering(Values):
         (axis, block), *rest = dims
         lo, end = self.visit(axis)
         fixed = end.value if isinstance(end, Const) and isinstance(lo, Const) else None
-        sizes = [block, 1] if block > 1 and (fixed is None or int(fixed) % block) else [block]
+        sizes = evened(self.written_in_pairs, axis, block)
+        if fixed is not None and int(fixed) % sizes[0] == 0:
+            sizes = sizes[:1]
         for size in sizes:
             rest_count = self.b.pure("i", "imod", self.b.isub(end, lo), Const(size, "i")) if size > 1 else Const(0, "i")
             whole = self.b.isub(end, rest_count)
@@ -285,6 +291,9 @@ class NestLowering(Values):
                 first += n
             elif isinstance(s, Reduce):
                 (self.inner_integer if self.integral(s.target) else self.inner)(s, places)
+            elif self.copies_bits(s):
+                for p in places:
+                    self.copy_bits(s, p)
             else:
                 for p in places:
                     self.write(s.target, self.value_for(s.target, s.value, p), p)
@@ -382,6 +391,11 @@ class NestLowering(Values):
             Const(self.identity(s.op), kind) if s.fresh else self.as_type(self.read(s.target, p), kind)
             for p, kind in zip(targets, kinds, strict=True)
         ]
+        if s.paired:
+            results = self.paired(s, targets, start)
+            for p, value in zip(targets, results, strict=True):
+                self.write(s.target, value, p)
+            return
         for p in targets:
             self.prepare(s.value, p, s.over)
         product = s.value if s.op == "add" and s.value.op == "mul" else None
@@ -402,6 +416,24 @@ class NestLowering(Values):
 
         for p, value in zip(targets, rounds(s.over, {}, start), strict=True):
             self.write(s.target, value, p)
+
+    def paired(self, s: Reduce, targets: list[Place], accs: list[Arg]) -> list[Arg]:
+        """The accumulators after all pairs along the axis, and the single one that may be left."""
+        b, (axis,) = self.b, s.over
+        lo, hi, odd = self.pair_loop(axis)
+
+        def step(accs: list[Arg], single: bool) -> list[Arg]:
+            return [self.dot2(acc, s.value, p, axis, single) for p, acc in zip(targets, accs, strict=True)]
+
+        with b.loop(lo, hi, Const(1, "i"), accs) as body, self.frame():
+            self.at_pair(axis, body.index)
+            body.next = step(list(body.phis), single=False)
+        if odd == Const(False, "b"):
+            return list(body.results)
+        with b.when(odd, list(body.results)) as then, self.frame():
+            self.at_pair(axis, hi)
+            then.values = step(list(body.results), single=True)
+        return list(then.results)
 
     def depends(self, s: Map | Reduce, axis: str) -> bool:
         return axis in s.value.vars() or any(axis in p.vars() for p in s.target.args[1])

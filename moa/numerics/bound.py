@@ -70,6 +70,7 @@ def error_bound(
     dtype: str = "float64",
     keys: int | None = None,
     apart: bool = True,
+    factors: float = 0.0,
 ) -> Bound:
     """A first-order bound on the rounding errors of each output.
 
@@ -77,9 +78,10 @@ def error_bound(
     maxima  the largest absolute value of each float input (and of each integer array whose values enter)
     keys    how many terms a kernel adds between two moves of a reference; by default as kernels of `dtype` do
     apart   whether these terms are added up by themselves first: kernels on processors do, those on devices do not
+    factors the roundoff of a computed factor of products with elements of inputs, where it is rounded before
     """
     whole = system(derivation.streamed, derivation.report.moved)
-    errors = Errors(whole, keys=keys or KEYS[DTYPES[dtype]], apart=apart)
+    errors = Errors(whole, keys=keys or KEYS[DTYPES[dtype]], apart=apart, factors=factors / UNIT_ROUNDOFF[dtype])
     found = []
     for name, (axes, element) in whole.outputs.items():
         scope = Scope(dict(axes))

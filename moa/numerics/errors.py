@@ -32,12 +32,15 @@ EXACT_BITS = 24
 class Errors(Sizes):
     """Errors of the expressions of one system.
 
-    keys    how many terms are added between two moves
-    apart   they are added up by themselves before they join the state
+    keys     how many terms are added between two moves
+    apart    they are added up by themselves before they join the state
+    factors  of a product that is summed, whose other factor is an element of an input: how many times u a computed one
+             is rounded by before it is multiplied; 0 where it is taken as it is
     """
 
     keys: int = 1
     apart: bool = True
+    factors: float = 0.0
     _errors: dict[tuple[Scalar, Scope], Posy] = field(default_factory=dict)
     _of_states: dict[str, Posy] = field(default_factory=dict)
 
@@ -209,6 +212,8 @@ class Errors(Sizes):
         for k, (_, b) in enumerate(r.pieces):
             scope = self.scope(r, k)
             own = self.unrounded_product(b, scope) if b.op == "mul" else self.error(b, scope)
+            if self.factors and b.op == "mul" and self._is_input(b.args[0]) != self._is_input(b.args[1]):
+                own = own + self.size(b, scope).times(self.factors)
             passed = passed + self.sum_over(own, r, k)
             total = total + self.sum_over(self.size(b, scope), r, k)
             counts = counts and b is lit(1)
@@ -226,6 +231,9 @@ class Errors(Sizes):
         """How often the state of a sum moves after it has a term."""
         times = symbol(Function("moves", of_poly(r.axis[1]), self.keys))
         return times if r.domain.is_true else times + number(RANGES)
+
+    def _is_input(self, s: Scalar) -> bool:
+        return s.op == "load" and s.args[0] not in self.system.reductions
 
     # moves between references ---------------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ def _attempt(plan: Plan) -> Tiles:
     arrays = tuple(plan.memory.values())
 
     def done(p: Phase) -> Phase:
-        return reuse(p) if plan.strategy.warps else inner(reuse(p))
+        return reuse(p) if plan.strategy.warps else inner(reuse(inner(p)))
 
     hosts = tuple((name, s) for s, name in plan.hosts.items())
     return Tiles(plan.normal.name, plan.normal.inputs, arrays, hosts, tuple(done(p) for p in phases))

@@ -87,14 +87,16 @@ def _nest(nest: Nest, phase: Phase, names: dict[str, str], later: frozenset[str]
         if not isinstance(st, Map):
             continue
         target = phase.tile(st.target.args[0])
-        if target is None or target.name in names:
+        if target is None or target.name in names or target.space == "block":
             continue
         rest = set(later)
         for other in nest.statements[k + 1 :]:
             rest |= {a for a, _ in loads(other.value)}
         for array, index in loads(st.value):
             old = phase.tile(array)
-            if old is None or array == target.name or array in rest or old.axes != target.axes:
+            if old is None or old.space == "block" or array == target.name or array in rest:
+                continue
+            if (old.axes, old.pairs) != (target.axes, target.pairs):
                 continue
             if index != st.target.args[1] or array in names or array in names.values():
                 continue

@@ -20,6 +20,7 @@ from moa.normal import (
     Index,
     Member,
     Scalar,
+    apply,
     choose,
     lit,
     load,
@@ -31,7 +32,18 @@ from moa.normal import (
 from moa.ops import OPERATORS, REDUCERS
 from moa.poly import Poly, const, var
 from moa.tile.formulas import base_two
-from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, plain, scattered, stride_kind
+from moa.tile.pairs import Operand, operands
+from moa.tile.place import (
+    MOST_SCATTERED,
+    Around,
+    as_index,
+    choose_lane,
+    joins,
+    place,
+    plain,
+    scattered,
+    stride_kind,
+)
 from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Loop, Map, Nest, Reduce, Tile, TileAxis, TileStmt
 
@@ -323,7 +335,9 @@ class Statements(ABC):
         if lane is not None and scattered(statement.value, lane) > MOST_SCATTERED:
             lane = None
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
-        if lane is not None:
+        if lane is not None and isinstance(statement, Reduce) and self.plan.strategy.pairs:
+            statement = self.paired(statement, lane, loops, scope)
+        if lane is not None and not (isinstance(statement, Reduce) and statement.paired):
             statement = replace(statement, value=self.packed(statement.value, lane, loops if over else (), scope))
         if lane is not None and lane == self.lanes and scope.loop is not None and loops and not over:
             statement = replace(statement, value=self.turned(statement.value, lane, loops[-1], scope))
@@ -364,6 +378,53 @@ class Statements(ABC):
             return scope.find(key)
 
         return map_scalar(value, node)
+
+    def paired(self, s: Reduce, lane: str, loops: tuple[str, ...], scope: Scope) -> Reduce:
+        """The statement as a product of pairs, with copies of what is not in pairs; as it is where it is no such."""
+        axes = self.statement_axes(s.target, s.over)
+
+        def is_copied(x: Scalar) -> bool:
+            array, index = x.args
+            used = {v for p in index for v in p.vars()}
+            again = [self.axes[v].capacity.as_int() for v in axes if v not in used and self.tiled(v)]
+            if not any(n is None or n >= 2 * self.plan.strategy.block for n in again):
+                return False
+            made_here = s.over[0] == scope.loop and all(array != t for t, _ in self.states.values())
+            return array in self.plan.memory or made_here
+
+        found = operands(s, self.plan.strategy.pairs, lane, loops, self.stored_short, is_copied)
+        copies = [] if found is None else [o for o in found if o.inner is not None]
+        if found is None or any(self.lane(*self.copy(o)[:2], ()) != o.inner for o in copies):
+            return s
+        values = [o.load if o.inner is None else self.in_pairs(o, scope) for o in found]
+        return replace(s, value=apply("mul", *values), paired=True)
+
+    def stored_short(self, array: str) -> bool:
+        """Whether an array is stored as the caller's floats are."""
+        a = self.plan.memory.get(array)
+        return a is not None and a.kind == "f" and a.role != "workspace"
+
+    def copy(self, o: Operand) -> tuple[Scalar, Scalar, tuple[str, ...]]:
+        """(target without a name, value, axes) of the copy of an operand."""
+        used = {v for p in o.load.args[1] for v in p.vars()}
+        names = [v for v in self.axes if v in used and self.tiled(v) and v not in (o.axis, o.inner)]
+        axes = (*names, o.axis, str(o.inner))
+        return load("?", as_index(axes)), o.load, axes
+
+    def in_pairs(self, o: Operand, scope: Scope) -> Scalar:
+        """The load of the tile that holds an operand in pairs; the copy is made here if it was not."""
+        array, index = o.load.args
+        key = ("pairs", *o.load.args, o.axis, o.inner)
+        home = self.scope if self.packable(array, index) else scope
+        found = home.find(key)
+        if found is None:
+            _, value, axes = self.copy(o)
+            tile = self.tile_for(f"{array}.h", index, axes, home)
+            self.tiles[tile] = replace(self.tiles[tile], pairs=o.axis)
+            found = home.memo[key] = load(tile, as_index(axes))
+            self.emit(Map(found, value), home)
+            beside_its_source(home.out, array)
+        return found
 
     def staged(self, value: Scalar, lane: str, block: tuple[str, ...], scope: Scope) -> Scalar:
         """The value with matrices that are the same in all lanes read from tiles, copied before; `block` is contiguous.
@@ -415,6 +476,26 @@ class Statements(ABC):
             return found
 
         return map_scalar(value, node)
+
+
+def beside_its_source(body: list[TileStmt], array: str) -> None:
+    """Moves the last nest, a copy of an array, into the nest that makes the array, or before one that only follows."""
+    copy = body.pop()
+    assert isinstance(copy, Nest)
+    (statement,) = copy.statements if len(copy.statements) == 1 else (None,)
+    body.append(copy)
+    if statement is None:
+        return
+    for k in range(len(body) - 2, -1, -1):
+        nest = body[k]
+        if not isinstance(nest, Nest):
+            break
+        if any(x.target.args[0] == array for x in nest.statements):
+            if joins(nest, statement, tuple(a for a, _ in copy.loops), copy.lane, frozenset()):
+                body[k] = replace(nest, statements=(*nest.statements, statement))
+                body.pop()
+            return
+    earlier(body, array)
 
 
 def earlier(body: list[TileStmt], array: str) -> None:

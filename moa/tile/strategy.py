@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Strategy:
     inverses    host scalars are more precise than what is computed: inside loops one divides by multiplying
     staged      operands of products that are the same in all lanes are copied to scratch first
     stored      equations that are arrays in memory although each phase could make them again
+    pairs       of bfloat16 are multiplied in one instruction, where float arrays are of it: "exact" only elements of
+                arrays, "rounded" also computed factors by elements of arrays, rounded before; "" none
     short       extents that are less than a vector: their axes are no rows where another one serves as well
     """
 
@@ -36,6 +39,7 @@ class Strategy:
     inverses: bool = False
     short: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
+    pairs: Literal["", "exact", "rounded"] = ""
 
     def __post_init__(self) -> None:
         assert self.rows < self.width or self.rows % self.width == 0, self

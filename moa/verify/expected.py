@@ -10,7 +10,7 @@ import numpy as np
 
 from moa import ir
 from moa.oracle import _value, bind, oracle
-from moa.storage import computed, numpy_dtype, rounding
+from moa.storage import PAIRED, computed, numpy_dtype, rounding
 
 Array = np.ndarray[Any, Any]
 NOISE = 1e-9
@@ -103,7 +103,8 @@ def expected(program: ir.Program, given: Mapping[str, Any], dtype: str) -> Expec
                 gap = distance(a, b)[np.isfinite(a) & np.isfinite(b)]
                 moved[k] = max(moved[k], float(gap.max()) if gap.size else 0.0)
         size = [float(np.abs(w[np.isfinite(w)]).max()) if np.isfinite(w).any() else 0.0 for w in want]
-        tol = tuple(eps * terms * (s + m / NOISE) for s, m in zip(size, moved, strict=True))
+        factors = 2 * rounding(dtype) if dtype == PAIRED else 0.0
+        tol = tuple(eps * terms * (s + m / NOISE) + factors * m / NOISE for s, m in zip(size, moved, strict=True))
         for out in noisy(program, given, sizes, 8 * eps, np.random.default_rng(2)):
             for k, (a, b) in enumerate(zip(out, want, strict=True)):
                 unsettled[k] |= (distance(a, b) > tol[k]) | (np.isnan(a) != np.isnan(b))

@@ -1,0 +1,144 @@
+"""Pairs of bfloat16 in a nest: words that hold two neighbours along an axis, and products of them."""
+
+from __future__ import annotations
+
+from moa.loops import Arg, Const, Type
+from moa.lower.memory import Place
+from moa.lower.values import Values
+from moa.normal import Index, Scalar
+from moa.poly import const
+from moa.tiles import Map
+
+HIGH = 1 << 16
+
+
+class Pairs(Values):
+    """Evaluates operands in pairs, and stores values into tiles of pairs."""
+
+    def pairs_axis(self, s: Scalar) -> str:
+        """The axis of which two neighbours are one word of the tile that s is an element of, "" for others."""
+        return self.store.pairs.get(s.args[0], "")
+
+    def pair_loop(self, axis: str) -> tuple[Arg, Arg, Arg]:
+        """(first, last + 1) of the whole pairs that are visited along an axis, and whether a single element follows."""
+        lo, hi = self.visit(axis)
+        two = Const(2, "i")
+        odd = self.b.icmp("ne", self.b.pure("i", "imod", hi, two), Const(0, "i"))
+        return self.b.pure("i", "idiv", lo, two), self.b.pure("i", "idiv", hi, two), odd
+
+    def visit(self, axis: str) -> tuple[Arg, Arg]:
+        """From where to where a loop over an axis of tiles goes."""
+        raise NotImplementedError
+
+    def at_pair(self, axis: str, number: Arg) -> None:
+        """Makes one pair along an axis the present one."""
+        self.locals[f"{axis}:pair"] = number
+        self.locals[f"{axis}:even"] = self.b.imul(number, Const(2, "i"))
+
+    def pair(self, s: Scalar, place: Place, axis: str, single: bool = False) -> Arg:
+        """The present pair along an axis: a word in each lane.
+
+        single  the upper one does not exist, and is 0 (as in tiles)
+        """
+        in_tile = self.pairs_axis(s) == axis
+        local = f"{axis}:pair" if in_tile else f"{axis}:even"
+        place = {**place, axis: (local, 0)}
+        key = ("pair", s, single, tuple((v, place[v]) for v in sorted(s.vars()) if v in place))
+        for f in self.frames:
+            if key in f.memo:
+                return f.memo[key]
+        array, index = s.args
+        lanes = self.lane is not None and any(self.lane in p.vars() for p in index)
+        if in_tile:
+            pointer, offset, _ = self.offset(array, index, place)
+            at = self.address.poly(offset, self.env)
+            if lanes:
+                aligned = self.aligned(array, index, place)
+                out = self.b.here("w", "load", pointer, at, attrs=("pair", aligned))
+            else:
+                out = self.one_pair(pointer, at)
+        else:
+            assert not lanes, f"{s} has lanes along another axis than its pairs"
+            pointer, offset, element = self.offset(array, index, place)
+            assert element == "bf16", (array, element)
+            at = self.address.poly(offset, self.env)
+            if single:
+                out = self.bits(pointer, at)
+            elif self.store.strides[array][-1] == const(1):
+                out = self.one_pair(self.b.pure("p", "offset", pointer, at, attrs=("bf16",)), Const(0, "i"))
+            else:
+                second, further, _ = self.offset(array, index, {**place, axis: (local, 1)})
+                upper = self.bits(second, self.address.poly(further, self.env))
+                out = self.b.iadd(self.bits(pointer, at), self.b.imul(upper, Const(HIGH, "i")))
+        if not lanes:
+            out = self.b.pure("w", "wsplat", out)
+        self.frames[-1].memo[key] = out
+        return out
+
+    def bits(self, pointer: Arg, at: Arg) -> Arg:
+        return self.b.here("i", "load", pointer, at, attrs=("bf16", False))
+
+    def one_pair(self, pointer: Arg, at: Arg) -> Arg:
+        return self.b.here("i", "load", pointer, at, attrs=("pair", False))
+
+    def dot2(self, acc: Arg, product: Scalar, place: Place, axis: str, single: bool = False) -> Arg:
+        """acc plus the products of the present pair."""
+        words = [self.pair(x, place, axis, single) for x in product.args]
+        return self.b.pure("v", "dot2", self.as_type(acc, "v"), *words)
+
+    # tiles of pairs -------------------------------------------------------------------------------------------------
+
+    def copies_bits(self, s: Map) -> bool:
+        """Whether a statement copies bfloat16 elements that lie along the lanes into a tile of pairs."""
+        if not self.pairs_axis(s.target) or s.value.op != "load" or self.lane is None:
+            return False
+        array, index = s.value.args
+        plain = self.store.elements.get(array) == "bf16" and any(self.lane in p.vars() for p in index)
+        return plain and self.unit(array, index) and self.inside(index[-1], self.store.shapes[array][-1])
+
+    def copy_bits(self, s: Map, place: Place) -> None:
+        self.current[self.position(s.target, place)] = (self.load(s.value, place, "w"), s.target.args[1], dict(place))
+
+    def flush(self) -> None:
+        """Stores every tile value of the block; what is in pairs, two at a time."""
+        waiting: dict[tuple[object, ...], dict[int, Arg]] = {}
+        targets: dict[tuple[object, ...], tuple[str, Index, Place]] = {}
+        for key, (value, index, place) in list(self.current.items()):
+            axis = self.store.pairs.get(key[0])
+            if axis is None:
+                continue
+            symbol, k = place[axis]
+            word = (key[0], *sorted((v, at) for v, at in place.items() if v != axis), symbol, k // 2)
+            waiting.setdefault(word, {})[k % 2] = value
+            targets[word] = key[0], index, place
+            del self.current[key]
+        for word, halves in waiting.items():
+            array, index, place = targets[word]
+            self.store_pair(array, index, halves, place)
+        super().flush()
+
+    def store_pair(self, array: str, index: Index, halves: dict[int, Arg], place: Place) -> None:
+        b, axis = self.b, self.store.pairs[array]
+        symbol, k = place[axis]
+        local = f"{symbol}/2" if symbol else ""
+        if symbol:
+            self.locals[local] = b.pure("i", "idiv", self.locals[symbol], Const(2, "i"))
+        kind: Type = halves[0].type
+        low, high = halves[0], halves.get(1)
+        if kind == "w":
+            word = low if high is None else b.pure("w", "wadd", low, b.pure("w", "wmul", high, Const(HIGH, "w")))
+        else:
+            zero = Const(0.0, "v")
+            word = b.pure("w", "pair", self.as_type(low, "v"), zero if high is None else self.as_type(high, "v"))
+        place = {**place, axis: (local, k // 2)}
+        pointer, offset, _ = self.offset(array, index, place)
+        at = self.address.poly(offset, self.env)
+        b.here(None, "store", pointer, at, word, attrs=("pair", self.aligned(array, index, place)))
+
+
+def evened(pairs: set[str], axis: str, block: int) -> list[int]:
+    """The sizes of blocks along an axis, the last ones for what is left: even ones where pairs are written."""
+    if axis not in pairs:
+        return [block, 1] if block > 1 else [block]
+    block += block % 2
+    return [block, 2, 1] if block > 2 else [2, 1]
