@@ -15,7 +15,9 @@ from moa.backends.llvm import host
 from moa.backends.llvm_pairs import has_pairs
 from moa.interp.floats import bf16_bits, bf16_value, dot2, pair
 from moa.interp.loops import run
-from moa.loops import Arg, Loops, Name
+from moa.loops import Arg, Loops, Name, Op
+from moa.lower.builder import Builder
+from moa.lower.sums import lane_sums
 from moa.numerics import error_bound
 from moa.numerics.posy import number
 from moa.oracle import oracle
@@ -251,3 +253,23 @@ def test_products_that_there_are_not() -> None:
     for dtype, products in (("bfloat16", "float16"), ("float32", "bfloat16"), ("float64", "float32")):
         with pytest.raises(MoaError, match="products"):
             moa.compile("sum(X)", dtype=dtype, products=products, X="n")
+
+
+def test_sums_of_several_vectors_have_the_bits_of_one() -> None:
+    for width, count in ((2, 5), (8, 13), (16, 16), (16, 23)):
+        h = Hand("f32", width)
+        x, y, z = (h.arg("p", k) for k in range(3))
+        b = Builder("sums", None)
+        vectors: list[Arg] = [b.new("v", 0) for _ in range(count)]
+        sums = lane_sums(b, vectors, width)
+        given = {v: h.op("v", "load", x, k * width, attrs=("f32", False)) for k, v in enumerate(vectors)}
+        for s in b.blocks[0].out:
+            assert isinstance(s, Op) and s.result is not None
+            given[s.result] = h.op(s.result.type, s.op, *(given[a] for a in s.args), attrs=s.attrs)
+        for k, (v, s) in enumerate(zip(vectors, sums, strict=True)):
+            h.do("store", y, k, given[s], attrs=("f32", False))
+            h.do("store", z, k, h.op("f", "reduce", given[v], attrs=("add",)), attrs=("f32", False))
+        out = {"y": np.zeros(count, np.float32), "z": np.zeros(count, np.float32)}
+        data = np.random.default_rng(count).standard_normal(count * width).astype(np.float32)
+        got = agree(h.loops(), ["x", "y", "z"], 1, {"x": data, **out}, [HOST])
+        assert same_bits(got["y"], got["z"]) and np.unique(got["y"]).size == count

@@ -15,6 +15,7 @@ from moa.lower.address import Address
 from moa.lower.builder import Builder
 from moa.lower.memory import Place, Store
 from moa.lower.pairs import Pairs, evened
+from moa.lower.sums import lane_sums
 from moa.lower.values import BINARY
 from moa.normal import Scalar, lit, loads
 from moa.ops import OPERATORS
@@ -225,6 +226,8 @@ class NestLowering(Pairs):
         if isinstance(lo, Const) and isinstance(hi, Const) and lo.value >= hi.value:
             return carried
         first, step = self.share(lo, size) if axis == self.shared else (lo, Const(size, "i"))
+        if not rest:
+            self.before_loop(axis, places)
         with self.b.loop(first, hi, step, carried) as body, self.frame():
             self.locals[f"{axis}:l"] = body.index
             inner = [{**p, axis: (f"{axis}:l", k)} for p in places for k in range(size)]
@@ -466,11 +469,15 @@ class NestLowering(Pairs):
                     self.locals[f"{axis}:l"] = body.index
                     body.next = rounds(tuple(rest), {**place, axis: (f"{axis}:l", 0)}, list(body.phis))
                 return list(body.results)
-            with self.b.loop(Const(0, "i"), whole, Const(w, "i"), accs) as body, self.frame():
-                self.locals[local] = body.index
-                body.next = vector(list(body.phis), place)
+            first: Arg = Const(0, "i")
+            if self.in_lanes(s):
+                accs, first = self.products_in_lanes(s, [{**p, **place} for p in places], accs)
+            if first != whole:
+                with self.b.loop(first, whole, Const(w, "i"), accs) as body, self.frame():
+                    self.locals[local] = body.index
+                    body.next = vector(list(body.phis), place)
+                accs = list(body.results)
             rest_count = self.b.isub(count, whole)
-            accs = list(body.results)
             if rest_count == Const(0, "i"):
                 return accs
             with self.b.when(self.b.icmp("gt", rest_count, Const(0, "i")), accs) as then, self.frame():
@@ -481,8 +488,13 @@ class NestLowering(Pairs):
             return list(then.results)
 
         start: list[Arg] = [Const(self.identity(s.op), "v") for _ in places]
-        for p, acc in zip(places, rounds(others, {}, start), strict=True):
-            value = self.b.pure("f", "reduce", acc, attrs=(FOLDED[s.op],))
+        vectors = rounds(others, {}, start)
+        values = (
+            lane_sums(self.b, vectors, w)
+            if s.paired
+            else [self.b.pure("f", "reduce", x, attrs=(FOLDED[s.op],)) for x in vectors]
+        )
+        for p, value in zip(places, values, strict=True):
             if not s.fresh:
                 value = self.combine(s.op, self.read(s.target, p), value)
             self.write(s.target, value, p)

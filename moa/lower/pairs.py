@@ -7,9 +7,10 @@ from moa.lower.memory import Place
 from moa.lower.values import Values
 from moa.normal import Index, Scalar
 from moa.poly import const
-from moa.tiles import Map
+from moa.tiles import Map, Reduce
 
 HIGH = 1 << 16
+MOST_VECTORS = 4  # of pairs along the lanes that are written one after the other
 
 
 class Pairs(Values):
@@ -64,7 +65,7 @@ class Pairs(Values):
             at = self.address.poly(offset, self.env)
             if single:
                 out = self.bits(pointer, at)
-            elif self.store.strides[array][-1] == const(1):
+            elif self.store.strides[array][-1] == const(1) and self.inside(index[-1], self.store.shapes[array][-1]):
                 out = self.one_pair(self.b.pure("p", "offset", pointer, at, attrs=("bf16",)), Const(0, "i"))
             else:
                 second, further, _ = self.offset(array, index, {**place, axis: (local, 1)})
@@ -85,6 +86,68 @@ class Pairs(Values):
         """acc plus the products of the present pair."""
         words = [self.pair(x, place, axis, single) for x in product.args]
         return self.b.pure("v", "dot2", self.as_type(acc, "v"), *words)
+
+    # pairs along the lanes ------------------------------------------------------------------------------------------
+
+    def in_lanes(self, s: Reduce) -> bool:
+        """Whether both factors of a product of pairs have them along the lanes."""
+        assert self.lane is not None
+        return s.paired and all(
+            self.unit(array, index) and self.inside(index[-1], self.store.shapes[array][-1])
+            for array, index in (x.args for x in s.value.args)
+        )
+
+    def vector_of_pairs(self, x: Scalar, place: Place) -> Arg:
+        """The words from the place of the first lane on."""
+        key = ("pairs", x, tuple((v, place[v]) for v in sorted(x.vars()) if v in place))
+        for f in self.frames:
+            if key in f.memo:
+                return f.memo[key]
+        array, index = x.args
+        pointer, offset, _ = self.offset(array, index, place)
+        start = self.b.pure("p", "offset", pointer, self.address.poly(offset, self.env), attrs=("bf16",))
+        self.prefetch(array, index, place)
+        out = self.frames[-1].memo[key] = self.b.here("w", "load", start, Const(0, "i"), attrs=("pair", False))
+        return out
+
+    def few_vectors(self) -> int:
+        """How many vectors of pairs there are along the lanes, where that is known and few; else 0."""
+        assert self.lane is not None
+        count = self.count(self.lane)
+        vectors = int(count.value) // (2 * self.store.width) if isinstance(count, Const) else 0
+        return vectors if vectors <= MOST_VECTORS else 0
+
+    def before_loop(self, axis: str, places: list[Place]) -> None:
+        """Loads, before the innermost loop, the pairs along the lanes that stay the same in it."""
+        for s in self.nest.statements:
+            if not isinstance(s, Reduce) or self.lane not in s.over or not self.in_lanes(s):
+                continue
+            for x in (x for x in s.value.args if axis not in x.vars()):
+                for p in places:
+                    for v in range(self.few_vectors()):
+                        self.vector_of_pairs(x, {**p, str(self.lane): ("", 2 * v * self.store.width)})
+
+    def products_in_lanes(self, s: Reduce, places: list[Place], accs: list[Arg]) -> tuple[list[Arg], Arg]:
+        """The accumulators after all whole vectors of pairs along the lanes, and where those end."""
+        b, two = self.b, 2 * self.store.width
+
+        def step(accs: list[Arg], starts: list[tuple[str, int]]) -> list[Arg]:
+            out = []
+            for p, acc in zip(places, accs, strict=True):  # a row of elements at a time: memory is fastest in order
+                for at in starts:
+                    words = [self.vector_of_pairs(x, {**p, str(self.lane): at}) for x in s.value.args]
+                    acc = b.pure("v", "dot2", acc, *words)
+                out.append(acc)
+            return out
+
+        if vectors := self.few_vectors():
+            return step(accs, [("", v * two) for v in range(vectors)]), Const(vectors * two, "i")
+        count = self.count(str(self.lane))
+        end = b.isub(count, b.pure("i", "imod", count, Const(two, "i")))
+        with b.loop(Const(0, "i"), end, Const(two, "i"), accs) as body, self.frame():
+            self.locals[f"{self.lane}:l"] = body.index
+            body.next = step(list(body.phis), [(f"{self.lane}:l", 0)])
+        return list(body.results), end
 
     # tiles of pairs -------------------------------------------------------------------------------------------------
 
