@@ -117,6 +117,9 @@ class Printer(Family):
                 own = [k - k % (2 * step) + half * step + k % step for k in range(self.width)]
                 lanes = ", ".join(str(x + self.width * (k // step % 2)) for k, x in enumerate(own))
                 return f"MOA_SHUFFLE_TWO({args[0]}, {args[1]}, {lanes})"
+            case "weave":
+                first = [s.attrs[0] * self.width + k // 2 + k % 2 * 2 * self.width for k in range(2 * self.width)]
+                return f"MOA_WEAVE({', '.join(args)}, {', '.join(map(str, first))})"
             case "reduce":
                 return self.reduce(s.attrs[0], args[0])
             case "test":

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 PAIR_VECTORS = r"""
 typedef moa_n moa_vpair __attribute__((vector_size(4 * WIDTH), aligned(2), may_alias));
+typedef uint16_t moa_h __attribute__((vector_size(4 * WIDTH)));
+#if defined(__clang__)
+#define MOA_WEAVE(a, b, ...) ((moa_w)__builtin_shufflevector((moa_h)(a), (moa_h)(b), __VA_ARGS__))
+#else
+#define MOA_WEAVE(a, b, ...) ((moa_w)__builtin_shuffle((moa_h)(a), (moa_h)(b), (moa_h){__VA_ARGS__}))
+#endif
 #define MOA_WORDS(p, i) ((moa_w)__builtin_convertvector(MOA_VEC(moa_vu16, moa_bf16, p, i), moa_x))
 #define MOA_WORDSM(p, i, m) __extension__({ \
     moa_w r_ = {0}; \

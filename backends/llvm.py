@@ -12,7 +12,7 @@ from typing import assert_never
 
 from moa.backends.llvm_elements import load, store, tested
 from moa.backends.llvm_floats import fraction, mantissa_or_exponent, scale
-from moa.backends.llvm_pairs import dot2, pair
+from moa.backends.llvm_pairs import dot2, pair, weave
 from moa.backends.llvm_text import MEMORY, Target, Text, host, suffix
 from moa.loops import Arg, CallFn, Const, Fn, For, If, Loops, Op, Stmt
 
@@ -205,6 +205,8 @@ class Printer(Text):
                 return pair(self, args)
             case "dot2":
                 return dot2(self, args)
+            case "weave":
+                return weave(self, args, s.attrs[0])
             case "reduce":
                 return self.reduce(s.attrs[0], args[0])
             case "turn":

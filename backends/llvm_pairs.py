@@ -34,6 +34,16 @@ def pair(t: Text, args: list[str]) -> str:
     return f"or {words} {below}, {above}"
 
 
+def weave(t: Text, args: list[str], half: int) -> str:
+    """Numbers of the first operand in the low halves of words, those of the second one above them."""
+    width, words = t.width, t.types["w"]
+    shorts = f"<{2 * width} x i16>"
+    both = [t.temp(f"bitcast {words} {x} to {shorts}") for x in args]
+    order = ", ".join(f"i32 {half * width + k // 2 + k % 2 * 2 * width}" for k in range(2 * width))
+    joined = t.temp(f"shufflevector {shorts} {both[0]}, {shorts} {both[1]}, <{2 * width} x i32> <{order}>")
+    return f"bitcast {shorts} {joined} to {words}"
+
+
 def rounded(t: Text, value: str) -> str:
     """Words whose upper halves are the numbers rounded."""
     words, mask = t.types["w"], t.types["m"]

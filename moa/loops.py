@@ -41,6 +41,8 @@ Instructions (result type <- operand types):
     arg    i, f or p <- ()   attrs (slot,): slot of the packed arguments, 8 bytes each; f is
                                                            stored as a double
     offset                               p <- p i          attrs (element,): address plus i elements
+    weave                                w <- w w   attrs (half,): of the bfloat16 numbers of both operands, in a half
+                                                    of their words, those at the same place as one word
     load    f, v, i, b, m, w <- p i   attrs (element, aligned): element i of the array at p, or
                                    width of them from there; aligned: the address is width-aligned
     loadm                                v, w <- p i m     masked-off lanes are 0 and are not read

@@ -72,6 +72,8 @@ def hand(width: int) -> Loops:
         mask = h.op("m", "first", h.op("i", "imod", item, width))
         some = h.op("w", "loadm", a, i, mask, attrs=("bf16", False))
         words = h.op("w", "wadd", h.op("w", "wmul", some, h.op("w", "wsplat", 65536)), low)
+        for half in (0, 1):
+            words = h.op("w", "weave", words, right if half else some, attrs=(half,))
         alone = h.op("w", "wsplat", h.op("i", "load", a, item, attrs=("bf16", False)))
         sums = h.op("v", "dot2", h.op("v", "dot2", start, one, words), alone, right)
         h.do("store", u, i, sums, attrs=("f32", False))
@@ -137,6 +139,10 @@ def linear(Q[n, d], K[n, d], V[n, dv]):
 """
 
 
+GROUPED = "softmax(Q @ K[:, None].T / sqrt(d)) @ V[:, None]"
+OF_GROUPED = {"Q": "g r n d", "K": "g m d", "V": "g m dv"}
+
+
 def halves(rng: np.random.Generator, *shape: int) -> Any:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     return rng.standard_normal(shape).astype(ml_dtypes.bfloat16)
@@ -156,10 +162,11 @@ def check(source: Any, given: dict[str, Any], shapes: dict[str, str] | None = No
     return found
 
 
-@pytest.mark.parametrize(
-    "n, m, d, dv",
-    [(20, 1, 1, 1), (64, 192, 64, 64), (65, 193, 33, 17), (131, 387, 2, 40), (1, 301, 64, 64), (1, 77, 70, 33)],
-)
+MANY = [(20, 1, 1, 1), (64, 192, 64, 64), (65, 193, 33, 17), (131, 387, 2, 40)]
+FEW = [(1, 301, 64, 64), (1, 77, 70, 33), (3, 9, 96, 5), (4, 193, 64, 80), (5, 192, 128, 100)]
+
+
+@pytest.mark.parametrize("n, m, d, dv", [*MANY, *FEW])
 def test_attention(n: int, m: int, d: int, dv: int) -> None:
     rng = np.random.default_rng(n)
     check(ATTENTION, {"Q": halves(rng, n, d), "K": halves(rng, m, d), "V": halves(rng, m, dv)}, SHAPES)
@@ -185,7 +192,8 @@ def test_documents_that_end_inside_pairs() -> None:
 def test_arrays_that_are_not_contiguous() -> None:
     rng = np.random.default_rng(1)
     q, k, v = (halves(rng, 24, 90).T, halves(rng, 24, 301).T, halves(rng, 24, 301).T)
-    check(ATTENTION, {"Q": q, "K": k, "V": v}, SHAPES)
+    for rows in (90, 3, 1):
+        check(ATTENTION, {"Q": q[:rows], "K": k, "V": v}, SHAPES)
     both = halves(rng, 301, 2, 25)
     check(ATTENTION, {"Q": q[:, :23], "K": both[:, 0, 1:-1], "V": both[:, 1, 1:]}, SHAPES)
 
@@ -205,6 +213,13 @@ def test_other_products() -> None:
     check("A @ B", {"A": a, "B": b}, {"A": "n k", "B": "k m"})
     check("A.T @ B", {"A": a.T.copy(), "B": b}, {"A": "k n", "B": "k m"})
     check(LINEAR, {"Q": a, "K": halves(rng, 150, 65), "V": halves(rng, 150, 33)})
+
+
+def test_few_rows_that_share_keys() -> None:
+    rng = np.random.default_rng(6)
+    kernel = moa.compile(GROUPED, dtype="bfloat16", **OF_GROUPED)
+    for r, m, d, dv in ((4, 385, 64, 64), (3, 50, 40, 72), (8, 191, 33, 32), (2, 1, 64, 31)):
+        check(kernel, {"Q": halves(rng, 2, r, 1, d), "K": halves(rng, 2, m, d), "V": halves(rng, 2, m, dv)})
 
 
 @pytest.mark.skipif(not compiler(), reason="there is no C compiler")

@@ -117,6 +117,14 @@ def pair(low: Array, high: Array) -> Array:
     return (lower | upper << 16).view(np.int32)
 
 
+def weave(a: Array, b: Array, half: int) -> Array:
+    """The numbers in a half of the words of a, each with that of b at the same place above it."""
+    shorts = [np.ascontiguousarray(w, np.int32).view(np.uint16).reshape(2, -1)[half] for w in (a, b)]
+    low, high = (x.astype(np.uint32) for x in shorts)
+    out: Array = (low | high << 16).view(np.int32)
+    return out
+
+
 def dot2(x: Array, a: Array, b: Array) -> Array:
     """x plus the products of both halves of words, the upper one first, each rounded."""
     words = [np.ascontiguousarray(w, np.int32).view(np.uint32) for w in (a, b)]

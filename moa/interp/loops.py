@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from moa.interp.floats import bf16_bits, bf16_value, dot2, fused_multiply_add, pair
+from moa.interp.floats import bf16_bits, bf16_value, dot2, fused_multiply_add, pair, weave
 from moa.loops import ELEMENT_BYTES, Arg, CallFn, Const, Fn, For, If, Loops, Name, Op, Stmt
 from moa.ops import erf
 
@@ -272,6 +272,8 @@ class Machine:
                 step, half = s.attrs
                 pairs = np.stack([v.reshape(-1, 2, step)[:, half] for v in (x, y)], axis=1)
                 value = pairs.reshape(self.width)
+            case "weave", [x, y]:
+                value = weave(x, y, s.attrs[0])
             case ("prefetch", [_, _]) | ("barrier", []):
                 return None
             case (("store" | "storem"), [p, i, x, *mask]):

@@ -423,6 +423,7 @@ class NestLowering(Pairs):
     def paired(self, s: Reduce, targets: list[Place], accs: list[Arg]) -> list[Arg]:
         """The accumulators after all pairs along the axis, and the single one that may be left."""
         b, (axis,) = self.b, s.over
+        self.lane_starts = frozenset(p[self.lane] for p in targets) if self.lane else frozenset()
         lo, hi, odd = self.pair_loop(axis)
 
         def step(accs: list[Arg], single: bool) -> list[Arg]:

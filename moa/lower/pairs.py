@@ -16,6 +16,8 @@ MOST_VECTORS = 4  # of pairs along the lanes that are written one after the othe
 class Pairs(Values):
     """Evaluates operands in pairs, and stores values into tiles of pairs."""
 
+    lane_starts: frozenset[tuple[str, int]] = frozenset()  # of the vectors of a block
+
     def pairs_axis(self, s: Scalar) -> str:
         """The axis of which two neighbours are one word of the tile that s is an element of, "" for others."""
         return self.store.pairs.get(s.args[0], "")
@@ -53,13 +55,17 @@ class Pairs(Values):
         if in_tile:
             pointer, offset, _ = self.offset(array, index, place)
             at = self.address.poly(offset, self.env)
-            if lanes:
+            if single and self.store.tiles[array][-1] == axis:  # what is above it was never written
+                low = self.b.pure("p", "offset", pointer, at, attrs=("pair",))
+                out = self.bits(low, Const(0, "i"))
+            elif lanes:
                 aligned = self.aligned(array, index, place)
                 out = self.b.here("w", "load", pointer, at, attrs=("pair", aligned))
             else:
                 out = self.one_pair(pointer, at)
+        elif lanes:
+            out = self.woven(s, place, axis, single)
         else:
-            assert not lanes, f"{s} has lanes along another axis than its pairs"
             pointer, offset, element = self.offset(array, index, place)
             assert element == "bf16", (array, element)
             at = self.address.poly(offset, self.env)
@@ -75,6 +81,28 @@ class Pairs(Values):
             out = self.b.pure("w", "wsplat", out)
         self.frames[-1].memo[key] = out
         return out
+
+    def woven(self, s: Scalar, place: Place, axis: str, single: bool) -> Arg:
+        """Words of two neighbours along an axis, made of two vectors of elements along the lanes."""
+        assert self.lane is not None
+        w, (symbol, base) = self.store.width, place[self.lane]
+        first, second = place, {**place, axis: (place[axis][0], 1)}
+        if not self.unit(*s.args):
+            upper = Const(0.0, "v") if single else self.load(s, second)
+            return self.b.pure("w", "pair", self.load(s, first), upper)
+        if single:
+            return self.load(s, first, "w")
+        start = base - base % (2 * w)
+        if not {(symbol, start), (symbol, start + w)} <= self.lane_starts or not self.in_vectors(s):
+            low, high = self.load(s, first, "w"), self.load(s, second, "w")
+            return self.b.pure("w", "wadd", low, self.b.pure("w", "wmul", high, Const(HIGH, "w")))
+        both = [self.vector_of_pairs(s, {**p, self.lane: (symbol, start)}) for p in (first, second)]
+        return self.b.pure("w", "weave", *both, attrs=((base - start) // w,))
+
+    def in_vectors(self, s: Scalar) -> bool:
+        """Whether whole vectors of an array lie along the lanes, all inside of it."""
+        array, index = s.args
+        return self.tail is None and self.unit(array, index) and self.inside(index[-1], self.store.shapes[array][-1])
 
     def bits(self, pointer: Arg, at: Arg) -> Arg:
         return self.b.here("i", "load", pointer, at, attrs=("bf16", False))
@@ -170,6 +198,10 @@ class Pairs(Values):
             axis = self.store.pairs.get(key[0])
             if axis is None:
                 continue
+            if axis == self.lane:
+                self.store_short(key[0], index, value, place)
+                del self.current[key]
+                continue
             symbol, k = place[axis]
             word = (key[0], *sorted((v, at) for v, at in place.items() if v != axis), symbol, k // 2)
             waiting.setdefault(word, {})[k % 2] = value
@@ -179,6 +211,17 @@ class Pairs(Values):
             array, index, place = targets[word]
             self.store_pair(array, index, halves, place)
         super().flush()
+
+    def store_short(self, array: str, index: Index, value: Arg, place: Place) -> None:
+        """Stores a vector along the axis of pairs: its elements are neighbours, as they are in words."""
+        axis, offset = self.store.pairs[array], const(0)
+        pointer, _, _ = self.offset(array, index, place)
+        axes, strides = self.store.tiles[array], self.store.strides[array]
+        for p, a, step in zip(index, axes, strides, strict=True):
+            local = self.global_poly(p, place) - self.origin(a)
+            offset = offset + (local if a == axis else local * step * 2)
+        at = self.address.poly(offset, self.env)
+        self.b.here(None, "store", pointer, at, self.as_type(value, "v"), attrs=("bf16", False))
 
     def store_pair(self, array: str, index: Index, halves: dict[int, Arg], place: Place) -> None:
         b, axis = self.b, self.store.pairs[array]

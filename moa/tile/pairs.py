@@ -33,6 +33,9 @@ def operands(
 ) -> tuple[Operand, Operand] | None:
     """Both factors of a product that is taken of pairs; None where it is not.
 
+    An array that is contiguous along the lanes, and not read again, has its pairs made as it is read; the other factor
+    then is contiguous along the axis.
+
     which      that of the strategy: "exact" or "rounded"
     is_input   whether a name is a float array of the caller: one factor has to be an element of one
     is_copied  whether a copy of a factor pays, and may be made
@@ -40,19 +43,31 @@ def operands(
     if s.op != "add" or s.value.op != "mul" or len(s.over) != 1 or any(x.op != "load" for x in s.value.args):
         return None
     (axis,) = s.over
+    exact = [is_input(x.args[0]) for x in s.value.args]
+    if not any(exact) or (which == "exact" and not all(exact)):
+        return None
+    woven = [
+        e and lane != axis and contiguous(x, lane) and not is_copied(x)
+        for x, e in zip(s.value.args, exact, strict=True)
+    ]
     found: list[Operand] = []
-    for x in s.value.args:
-        array, index = x.args
-        used = {v for p in index for v in p.vars()}
-        once = bool(index) and index[-1] == var(axis) and all(axis not in p.vars() for p in index[:-1])
-        if once and is_input(array) and (axis == lane or lane not in used):
+    for x, e, w in zip(s.value.args, exact, woven, strict=True):
+        used = {v for p in x.args[1] for v in p.vars()}
+        if axis not in used:
+            return None
+        if w or (e and contiguous(x, axis) and (axis == lane or lane not in used)):
             found.append(Operand(x, axis, None))
             continue
         inner = next((v for v in (lane, *reversed(loops)) if v in used and v != axis), None)
-        if axis not in used or axis == lane or inner is None or not is_copied(x):
+        if any(woven):
+            inner = None if lane in used else axis
+        if axis == lane or inner is None or not is_copied(x):
             return None
         found.append(Operand(x, axis, inner))
-    exact = [is_input(o.load.args[0]) for o in found]
-    if not any(exact) or (which == "exact" and not all(exact)):
-        return None
     return found[0], found[1]
+
+
+def contiguous(x: Scalar, axis: str) -> bool:
+    """Whether neighbours along an axis are neighbours in memory."""
+    index = x.args[1]
+    return bool(index) and index[-1] == var(axis) and all(axis not in p.vars() for p in index[:-1])

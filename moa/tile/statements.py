@@ -408,7 +408,7 @@ class Statements(ABC):
         """(target without a name, value, axes) of the copy of an operand."""
         used = {v for p in o.load.args[1] for v in p.vars()}
         names = [v for v in self.axes if v in used and self.tiled(v) and v not in (o.axis, o.inner)]
-        axes = (*names, o.axis, str(o.inner))
+        axes = (*names, *dict.fromkeys((o.axis, str(o.inner))))
         return load("?", as_index(axes)), o.load, axes
 
     def in_pairs(self, o: Operand, scope: Scope) -> Scalar:
