@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chain import MINIATURES, Chain, stored
 from loops_by_hand import Hand, agree, array, entry, packed, same_bits
+from programs import numbered
 
 import moa
 from moa.backends.c_build import FLAGS, build, compiler
@@ -20,12 +22,15 @@ from moa.lower.builder import Builder
 from moa.lower.sums import lane_sums
 from moa.numerics import error_bound
 from moa.numerics.posy import number
-from moa.oracle import oracle
+from moa.oracle import evaluate, oracle
+from moa.pipeline import place
 from moa.text import MoaError
+from moa.verify.expected import compared, expected
 
 HOST = host()
 PORTABLE = replace(HOST, features=HOST.features.replace("+avx512bf16", "-avx512bf16"))
 ITEMS = 64
+SEEDS = range(24)
 SPECIAL = [
     0.0,
     -0.0,
@@ -288,3 +293,31 @@ def test_sums_of_several_vectors_have_the_bits_of_one() -> None:
         data = np.random.default_rng(count).standard_normal(count * width).astype(np.float32)
         got = agree(h.loops(), ["x", "y", "z"], 1, {"x": data, **out}, [HOST])
         assert same_bits(got["y"], got["z"]) and np.unique(got["y"]).size == count
+
+
+def test_random_programs_interpreted() -> None:
+    """Loops of small tiles, instruction by instruction: scratch that was never written is NaN."""
+    paired = 0
+    for seed in SEEDS:
+        c = Chain(replace(numbered(seed), data="plain"), "f32")
+        with np.errstate(all="ignore"):
+            for p in c.case.params:
+                if p.kind == "f" and p.axes:
+                    c.arrays[p.name] = bf16_value(bf16_bits(c.arrays[p.name]))
+        c.data = {k: c.arrays[k] for k in c.data}
+        strategy = replace(MINIATURES[seed % len(MINIATURES)], pairs="rounded")
+        unit = frozenset(c.derivation.streamed.outputs) | stored(c.derivation) | frozenset(c.data)
+        placed = place(c.derivation, strategy, "f32", {}, unit, "bf16")
+        paired += " by 2}" in str(placed.tiles)
+        memory, hosts = c.memory(placed)
+        short = [a.name for a in placed.tiles.arrays if a.kind == "f" and a.role != "workspace"]
+        memory |= {k: bf16_bits(memory[k]).reshape(memory[k].shape) for k in short}
+        args = c.slots(placed, memory, hosts)
+        scratch = evaluate(placed.lowered.scratch_bytes, c.sizes)
+        for phase, items in zip(placed.lowered.loops.phases, placed.lowered.items, strict=True):
+            run(placed.lowered.loops, phase, args, 0, evaluate(items, c.sizes), memory, scratch)
+        outputs = c.derivation.streamed.outputs
+        got = tuple(bf16_value(memory[o]).astype(np.float64) if o in short else memory[o] for o in outputs)
+        want = expected(c.program, c.arrays, "bfloat16")
+        assert not compared(got, want, c.normal(), undefined=True), (seed, strategy)
+    assert paired >= len(SEEDS) // 4

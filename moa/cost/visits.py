@@ -77,12 +77,16 @@ SCRATCH = Region("", (), 1)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tile is in scratch: its axes with their capacities and strides in elements, and its first byte."""
+    """Where a tile is in scratch: its axes with their capacities and strides in elements, and its first byte.
+
+    pairs  the axis of which two positions are one element, or ""
+    """
 
     axes: tuple[str, ...]
     capacities: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
+    pairs: str
 
 
 @dataclass(slots=True)
@@ -219,9 +223,12 @@ class PhaseWalk:
         self.places = {}
         for t in phase.tiles:
             if t.space != "block":
-                capacities = tuple(value_of(phase.axis(a).capacity, self.sizes) for a in t.axes)
+                capacities = tuple(
+                    -(-value_of(phase.axis(a).capacity, self.sizes) // (2 if a == t.pairs else 1)) for a in t.axes
+                )
                 strides = tuple(value_of(p, self.sizes) for p in store.strides[t.name])
-                self.places[t.name] = Place(t.axes, capacities, strides, value_of(store.offsets[t.name], self.sizes))
+                offset = value_of(store.offsets[t.name], self.sizes)
+                self.places[t.name] = Place(t.axes, capacities, strides, offset, t.pairs)
         self.nests: dict[int, Blocks] = {}
         self.most_rounds: int | None = None  # the most of a loop that no other one is around
 
@@ -388,10 +395,13 @@ class PhaseWalk:
         for p, axis, capacity in zip(a.index, place.axes, place.capacities, strict=True):
             lo, hi = reach(p, env, self.sizes)
             first = outer[axis][0] if self.origin(axis) else 0
-            if axis == a.lanes and p.as_var() == axis:
+            if axis == a.lanes and p.as_var() == axis and axis != place.pairs:
                 local.append((lo - first, lo - first + self.width) if a.one_vector else (0, capacity))
-            else:
-                local.append((max(lo - first, 0), min(hi - first + 1, capacity)))
+                continue
+            start, end = max(lo - first, 0), hi - first + 1
+            if axis == place.pairs:
+                start, end = start // 2, -(-end // 2)
+            local.append((start, min(end, capacity)))
         if any(hi <= lo for lo, hi in local):
             return
         for r in runs(local, place.capacities, place.strides):
