@@ -295,8 +295,7 @@ class NestLowering(Pairs):
             elif isinstance(s, Reduce):
                 (self.inner_integer if self.integral(s.target) else self.inner)(s, places)
             elif self.copies_bits(s):
-                for p in places:
-                    self.copy_bits(s, p)
+                self.copy_bits(s, places)
             else:
                 for p in places:
                     self.write(s.target, self.value_for(s.target, s.value, p), p)

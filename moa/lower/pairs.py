@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moa.loops import Arg, Const, Type
+from moa.loops import Arg, Const
 from moa.lower.memory import Place
 from moa.lower.values import Values
 from moa.normal import Index, Scalar
@@ -86,7 +86,7 @@ class Pairs(Values):
         """Words of two neighbours along an axis, made of two vectors of elements along the lanes."""
         assert self.lane is not None
         w, (symbol, base) = self.store.width, place[self.lane]
-        first, second = place, {**place, axis: (place[axis][0], 1)}
+        first, second = place, {**place, axis: (place[axis][0], place[axis][1] + 1)}
         if not self.unit(*s.args):
             upper = Const(0.0, "v") if single else self.load(s, second)
             return self.b.pure("w", "pair", self.load(s, first), upper)
@@ -187,8 +187,16 @@ class Pairs(Values):
         plain = self.store.elements.get(array) == "bf16" and any(self.lane in p.vars() for p in index)
         return plain and self.unit(array, index) and self.inside(index[-1], self.store.shapes[array][-1])
 
-    def copy_bits(self, s: Map, place: Place) -> None:
-        self.current[self.position(s.target, place)] = (self.load(s.value, place, "w"), s.target.args[1], dict(place))
+    def copy_bits(self, s: Map, places: list[Place]) -> None:
+        """Stores the words of two neighbours each; the last element of all may be alone."""
+        axis = self.pairs_axis(s.target)
+        self.lane_starts = frozenset(p[str(self.lane)] for p in places)
+        there = [tuple(sorted(p.items())) for p in places]
+        for p in places:
+            symbol, k = p[axis]
+            if k % 2 == 0:
+                alone = tuple(sorted({**p, axis: (symbol, k + 1)}.items())) not in there
+                self.store_word(s.target.args[0], s.target.args[1], self.woven(s.value, p, axis, alone), p)
 
     def flush(self) -> None:
         """Stores every tile value of the block; what is in pairs, two at a time."""
@@ -224,18 +232,16 @@ class Pairs(Values):
         self.b.here(None, "store", pointer, at, self.as_type(value, "v"), attrs=("bf16", False))
 
     def store_pair(self, array: str, index: Index, halves: dict[int, Arg], place: Place) -> None:
+        words = (self.as_type(halves.get(k, Const(0.0, "v")), "v") for k in (0, 1))
+        self.store_word(array, index, self.b.pure("w", "pair", *words), place)
+
+    def store_word(self, array: str, index: Index, word: Arg, place: Place) -> None:
+        """Stores the word that the element at a place is in."""
         b, axis = self.b, self.store.pairs[array]
         symbol, k = place[axis]
         local = f"{symbol}/2" if symbol else ""
         if symbol:
             self.locals[local] = b.pure("i", "idiv", self.locals[symbol], Const(2, "i"))
-        kind: Type = halves[0].type
-        low, high = halves[0], halves.get(1)
-        if kind == "w":
-            word = low if high is None else b.pure("w", "wadd", low, b.pure("w", "wmul", high, Const(HIGH, "w")))
-        else:
-            zero = Const(0.0, "v")
-            word = b.pure("w", "pair", self.as_type(low, "v"), zero if high is None else self.as_type(high, "v"))
         place = {**place, axis: (local, k // 2)}
         pointer, offset, _ = self.offset(array, index, place)
         at = self.address.poly(offset, self.env)

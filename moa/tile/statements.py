@@ -423,6 +423,9 @@ class Statements(ABC):
             self.tiles[tile] = replace(self.tiles[tile], pairs=o.axis)
             found = home.memo[key] = load(tile, as_index(axes))
             self.emit(Map(found, value), home)
+            last = home.out[-1]
+            if isinstance(last, Nest) and len(last.statements) == 1 and last.lane != self.lanes:
+                home.out[-1] = replace(last, vectors=max(last.vectors, 2))  # whose elements fill a vector of pairs
             beside_its_source(home.out, array)
         return found
 
