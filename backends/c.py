@@ -197,6 +197,8 @@ class Printer(Family):
 
     def store_vector(self, s: Op, kind: str, args: list[str]) -> str:
         element, aligned = s.attrs
+        if element == "bf16" and self.dtype == "f32":
+            return f"MOA_VEC(moa_vu16, moa_bf16, {args[0]}, {args[1]}) = MOA_TO_BF16({args[2]})"
         if element in ("f16", "bf16"):
             return self.store_masked(element, kind, [*args, "MOA_TRUE"])
         place = self.place(element, aligned, args)

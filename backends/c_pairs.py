@@ -1,8 +1,12 @@
-"""Words of two bfloat16 numbers as C macros: rounding to them and multiplying them; all forms give the same bits."""
+"""bfloat16 as C macros: stores of vectors, words of two numbers that are rounded and multiplied. All: equal bits."""
 
 from __future__ import annotations
 
 PAIR_VECTORS = r"""
+#define MOA_TO_BF16(x) __extension__({ \
+    const moa_v v_ = (x); \
+    const moa_x b_ = (moa_x)v_, high_ = b_ >> 16, odd_ = high_ & 1u, nan_ = (moa_x)(v_ != v_); \
+    __builtin_convertvector((nan_ & (high_ | 64u)) | (~nan_ & ((b_ + 0x7fffu + odd_) >> 16)), moa_vu16); })
 typedef moa_n moa_vpair __attribute__((vector_size(4 * WIDTH), aligned(2), may_alias));
 typedef uint16_t moa_h __attribute__((vector_size(4 * WIDTH)));
 #if defined(__clang__)

@@ -55,7 +55,7 @@ class Counting(Machine):
 
     def tell(self, what: str, p: Pointer, i: int, kind: str, element: str, aligned: bool, mask: Any) -> None:
         self.told = True
-        held, used = self.place(p, i, self.width if kind in "vm" else 1, element, aligned, mask)
+        held, used = self.place(p, i, self.width if kind in "vmw" else 1, element, aligned, mask)
         if len(used):
             self.calls[p.buffer, what] += 1
             self.calls[p.buffer, "bytes"] += held.nbytes

@@ -58,9 +58,10 @@ def numbers(rng: np.random.Generator, count: int) -> np.ndarray[Any, Any]:
 
 
 def hand(width: int) -> Loops:
-    """y = dot2(x, pairs of a, pairs next to b and c); z = those pairs; u = dot2 of one pair for all lanes, and bits."""
+    """y = dot2(x, pairs of a, pairs next to b and c); z = those pairs; u = dot2 of one pair for all lanes, of bits, of
+    what is woven; t = x in bfloat16."""
     h = Hand("f32", width)
-    a, b, c, x, y, z, u = (h.arg("p", k) for k in range(7))
+    a, b, c, x, y, z, u, t = (h.arg("p", k) for k in range(8))
 
     def body(item: Name) -> tuple[Arg, ...]:
         i = h.op("i", "imul", item, width)
@@ -70,6 +71,7 @@ def hand(width: int) -> Loops:
         )
         right = h.op("w", "pair", *(h.op("v", "load", p, i, attrs=("f32", False)) for p in (b, c)))
         h.do("store", y, i, h.op("v", "dot2", start, left, right), attrs=("f32", False))
+        h.do("store", t, i, start, attrs=("bf16", False))
         h.do("store", z, i, right, attrs=("pair", True))
         odd = h.op("p", "offset", a, h.op("i", "iadd", item, 1), attrs=("bf16",))
         one = h.op("w", "wsplat", h.op("i", "load", odd, 0, attrs=("pair", False)))
@@ -88,18 +90,28 @@ def hand(width: int) -> Loops:
     return h.loops()
 
 
+def same_halves(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    """Equal bfloat16, where any NaN equals any other."""
+    return same_bits(bf16_value(a), bf16_value(b))
+
+
 def data(width: int) -> dict[str, Any]:
     rng = np.random.default_rng(width)
     n = ITEMS * width
     out: dict[str, Any] = {"a": bf16_bits(numbers(rng, 2 * n + 16))}
     out |= {k: numbers(rng, n) for k in "bcx"}
-    return out | {"y": np.zeros(n, np.float32), "z": np.zeros(n, np.uint32), "u": np.zeros(n, np.float32)}
+    return out | {
+        "y": np.zeros(n, np.float32),
+        "z": np.zeros(n, np.uint32),
+        "u": np.zeros(n, np.float32),
+        "t": np.zeros(n, np.uint16),
+    }
 
 
 @pytest.mark.parametrize("width", [2, 4, 8, 16])
 @pytest.mark.parametrize("target", [HOST, PORTABLE], ids=["host", "portable"])
 def test_instructions_in_llvm(width: int, target: Any) -> None:
-    agree(hand(width), list("abcxyzu"), ITEMS, data(width), [target])
+    agree(hand(width), list("abcxyzut"), ITEMS, data(width), [target])
 
 
 @pytest.mark.skipif(not compiler(), reason="there is no C compiler")
@@ -109,9 +121,10 @@ def test_instructions_in_c(flags: tuple[str, ...]) -> None:
         loops, buffers = hand(width), data(width)
         built = build(loops, flags)
         meant, got = ({k: array(v, v.dtype) for k, v in buffers.items()} for _ in range(2))
-        run(loops, loops.phases[0], list("abcxyzu"), 0, ITEMS, meant)
-        entry(built.phases[0])(packed(list("abcxyzu"), got).ctypes.data, 0, ITEMS, 0)
+        run(loops, loops.phases[0], list("abcxyzut"), 0, ITEMS, meant)
+        entry(built.phases[0])(packed(list("abcxyzut"), got).ctypes.data, 0, ITEMS, 0)
         assert all(same_bits(meant[k], got[k]) for k in "yzu"), width
+        assert same_halves(meant["t"], got["t"]), width
 
 
 def test_meaning() -> None:

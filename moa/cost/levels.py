@@ -152,7 +152,8 @@ def scratch_of(phase: Phase, item: Item, element: int, sizes: Mapping[str, int])
         if t.space != "block":
             volume = element
             for a in t.axes:
-                volume *= long[a] if a in long else counted(phase.axis(a).capacity).value(sizes)
+                positions = long[a] if a in long else counted(phase.axis(a).capacity).value(sizes)
+                volume *= -(-positions // 2) if a == t.pairs else positions
             total += volume
     return total
 
