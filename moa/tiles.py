@@ -62,10 +62,44 @@ class Map:
 
 
 @dataclass(frozen=True, slots=True)
+class Sorted:
+    """How a count of the elements that come before each one is made: they are merged into order, by their keys.
+
+    axis  of the target: all of it is counted at once
+    key   over the reduced axis
+    """
+
+    axis: str
+    key: Scalar
+
+    def __str__(self) -> str:
+        return f"by the order of {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """How a reduction over the elements that belong at one place is made: each is brought to its place.
+
+    axis   of the target: the place, and all of it is made at once
+    at     the place of an element, over the reduced axis; outside the target's axis it is none
+    value  what is reduced, over the reduced axis: the identity where an element does not take part
+    """
+
+    axis: str
+    at: Poly
+    value: Scalar
+
+    def __str__(self) -> str:
+        return f"by placing at {self.at}"
+
+
+@dataclass(frozen=True, slots=True)
 class Reduce:
     """target = reduce(op, over, value), starting from the target's present value, or afresh.
 
     Axes in `over` that the nest loops over (or its lane axis) are reduced across the whole nest, the others inside it.
+
+    how   a cheaper way than to visit every pair of a target and an element; the same result
     """
 
     target: Scalar
@@ -73,10 +107,12 @@ class Reduce:
     value: Scalar
     over: tuple[str, ...]
     fresh: bool
+    how: Sorted | Placed | None = None
 
     def __str__(self) -> str:
         sign = "=" if self.fresh else f"{self.op}="
-        return f"{self.target} {sign} {self.op}_{{{', '.join(self.over)}}} {self.value}"
+        by = f", {self.how}" if self.how else ""
+        return f"{self.target} {sign} {self.op}_{{{', '.join(self.over)}}} {self.value}{by}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +282,7 @@ def conds_text(conds: tuple[Cond, ...]) -> str:
 
 # fmt: off
 __all__ = [
-    "Array", "ArrayInput", "Axis", "Bounds", "Loop", "Map", "Nest", "Phase", "Reduce", "Sift", "Tile", "TileAxis",
-    "Tiles", "When",
+    "Array", "ArrayInput", "Axis", "Bounds", "Loop", "Map", "Nest", "Phase", "Placed", "Reduce", "Sift", "Sorted",
+    "Tile", "TileAxis", "Tiles", "When",
 ]
 # fmt: on

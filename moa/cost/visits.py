@@ -17,8 +17,9 @@ from moa.cost.reach import Range, Unknown, blocks, chunks, reach, runs
 from moa.domains.evaluate import holds, value_of
 from moa.loops import ELEMENT_BYTES, Element
 from moa.lower import PhaseLowering
-from moa.normal import Index, loads
-from moa.tiles import Bounds, Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When
+from moa.normal import Index, Scalar, choose, is_zero, lit, loads, rename
+from moa.poly import var
+from moa.tiles import Bounds, Loop, Map, Nest, Phase, Placed, Reduce, Sorted, Tiles, TileStmt, When
 
 LINE_BYTES = 64
 CHUNK = 16  # positions of a reduced axis that are visited together
@@ -199,6 +200,12 @@ class Walk:
         return Visits(tuple(sizes), tuple(tuple(e for e, _ in itertools.groupby(s)) for s in sequences), self.order)
 
 
+def once(how: Sorted | Placed, over: tuple[str, ...]) -> Scalar:
+    """What is read of each element where all of an axis is made at once, at the places of its target."""
+    read = how.key if isinstance(how, Sorted) else choose(is_zero(how.at), how.value, lit(0))
+    return rename(read, {v: var(how.axis) for v in over})
+
+
 def every(starts: Starts) -> Iterable[tuple[int, ...]]:
     return itertools.product(*starts)
 
@@ -274,8 +281,10 @@ class PhaseWalk:
         rows = (nest.lane if nest.lane == self.row else None, nest.bounds is not None)
         statements = []
         for s in nest.statements:
-            over = s.over if isinstance(s, Reduce) else ()
-            found = [x for x in dict.fromkeys(loads(s.value)) if x not in made or x[0] in self.walk.arrays]
+            value, over = s.value, s.over if isinstance(s, Reduce) else ()
+            if isinstance(s, Reduce) and s.how is not None:
+                value, over = once(s.how, over), ()
+            found = [x for x in dict.fromkeys(loads(value)) if x not in made or x[0] in self.walk.arrays]
             read = tuple(a for array, index in found for a in self.access(array, index, False, *rows))
             inside = tuple(a for a in over if a not in loops and a != nest.lane)
             target, index = s.target.args

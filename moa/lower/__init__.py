@@ -14,6 +14,7 @@ from moa.lower.barriers import Barriers, touched
 from moa.lower.builder import Block, Builder
 from moa.lower.memory import Store
 from moa.lower.nest import NestLowering
+from moa.lower.order import OrderLowering, made_whole, order_bytes
 from moa.lower.sharing import places
 from moa.lower.sift import Sifting
 from moa.normal import scalar_atoms
@@ -157,7 +158,7 @@ class PhaseLowering:
         line = max(LINE, width * size)
         self.places = places(phase)
         shared: dict[int, Poly] = {}
-        at = const(room_bytes(phase, width, size, warps))
+        at = const(room_bytes(phase, width, size, warps)) + order_bytes(phase)
         for t in phase.tiles:
             steps: list[Poly] = []
             step = const(1)
@@ -284,7 +285,12 @@ class PhaseLowering:
             return inner.use(self.env[name])
 
         address = Address(inner, self.slots, self.elements, self.store.shapes, self.address)
-        lowering = NestLowering(self.store, inner, address, inner.use(self.workspace), outer, nest)
+        place = self.store, inner, address, inner.use(self.workspace), outer, nest
+        if made_whole(nest):
+            OrderLowering(*place).lower()
+            self.call(inner)
+            return
+        lowering = NestLowering(*place)
         (lowering.join if join else lowering.lower)()
         read, written = touched(nest, lowering.joined, join)
         self.barriers.before(self.b, self.placed(read), self.placed(written))

@@ -18,8 +18,6 @@ from moa.normal import (
     Piece,
     Recurrence,
     Scalar,
-    at_least_zero,
-    both,
     choose,
     compare,
     either,
@@ -35,6 +33,7 @@ from moa.normal import (
 from moa.ops import OPERATORS, Kind
 from moa.poly import Poly, const
 from moa.psi.elements import Element, as_scalar, axes_of, cast, elementwise, literal, select
+from moa.psi.order import before, relation
 from moa.psi.pieces import split
 from moa.psi.ranges import Scope, settle_scalar
 from moa.psi.rules import PSI, aligned, range_rules, scalar_rule
@@ -383,12 +382,8 @@ class Builder:
             axes, at = axes_of(x.shape)
             here, there = at[axis], poly.var(free_name(axes))
             other = (*at[:axis], there, *at[axis + 1 :])
-            a, b = self.psi(x, other), self.psi(x, at)
-            nan_a, nan_b = relation("ne", a, a), relation("ne", b, b)
-            less = either(relation("lt", a, b), both(negate(nan_a), nan_b))
-            equal = either(relation("eq", a, b), both(nan_a, nan_b))
-            before = either(less, both(equal, at_least_zero(here - there - 1)))
-            body = choose(before, lit(1), lit(0))
+            first = before(self.psi(x, other), self.psi(x, at), there, here)
+            body = choose(first, lit(1), lit(0))
             self.ranks[x.number, axis] = self.reduce("add", x.shape[axis], axes, "j", body, "i")
         return self.ranks[x.number, axis]
 
@@ -400,12 +395,6 @@ def is_arithmetic(s: Scalar) -> bool:
     """Whether an integer reads an array and takes several divisions, choices or other reads beside."""
     kinds = [a.kind for a in scalar_atoms(s)]
     return "load" in kinds and sum(k in ("load", "div", "select") for k in kinds) > 2
-
-
-def relation(op: str, a: Element, b: Element) -> Cond:
-    out = elementwise(op, [a, b])
-    assert isinstance(out, Cond)
-    return out
 
 
 def free_name(axes: tuple[Axis, ...]) -> str:

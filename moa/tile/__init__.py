@@ -16,6 +16,7 @@ from moa.naming import reads
 from moa.normal import TRUE, Axis, Eq, Fold, Index, Member, Normal, Recurrence, Scalar, load, loads, rename
 from moa.poly import Poly, const, var
 from moa.tile.formulas import fold_uses
+from moa.tile.order import whole_phase
 from moa.tile.phase import PhaseBuilder, Target
 from moa.tile.plan import NeedStore, Plan, ends
 from moa.tile.reuse import inner, reuse
@@ -235,6 +236,9 @@ def _folds(plan: Plan, e: Eq) -> set[str]:
 def _phase(plan: Plan, number: int, equations: list[Eq]) -> Phase:
     """The phase of one stored equation, or of several outputs that read the same folds."""
     first = equations[0]
+    whole = whole_phase(plan, f"p{number}", first) if len(equations) == 1 else None
+    if whole is not None:
+        return whole
     mappings: dict[str, tuple[str, ...]] = {}
     items: tuple[Axis, ...] | None = None
     targets: list[Target] = []
