@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moa import ir
+from moa.assignments import assignment, holds
 from moa.backends.c_library import Given, Interface, Width, header, source
 from moa.backends.c_selftest import selftest
 from moa.backends.cfamily import mangled
@@ -29,6 +30,7 @@ from moa.normal import Eq
 from moa.oracle import evaluate
 from moa.pipeline import Derivation, Placed, place, specialised
 from moa.poly import Atom, Poly, const
+from moa.spans import needs
 from moa.storage import stated
 from moa.text import MoaError, printable
 from moa.tile import Strategy
@@ -78,6 +80,7 @@ class Library:
             if not isinstance(value, int) or not (0 <= value < 2**31 or k not in program.sizes()):
                 raise MoaError("argument", f"{printable(k)} is {value!r}", None, "give a whole number from 0 on")
         self.name = mangled(name or kernel.name)
+        self.obligations = program.obligations
         if all(k in self.fixed for k in known):
             self.derivation = replace(
                 self.derivation, streamed=chosen(self.derivation.forms, self.fixed).streamed
@@ -121,12 +124,13 @@ class Library:
             while word in (self.name, "args", "a", "threads", *names.values()) or f"{word}_stride" in names.values():
                 word += "_"
             names[x] = word
+        indices = tuple(self.indices())
         obligations = tuple(
-            replace(o, left=self.replaced(o.left), right=self.replaced(o.right)) for o in program.obligations
+            replace(o, left=self.replaced(o.left), right=self.replaced(o.right)) for o in self.obligations
         )
         return Interface(
             self.name, self.loops_dtype, self.kernel._stored, tuple(params), sizes, outputs, names, obligations,
-            tuple(self.indices()), self.about(),
+            indices, self.about(),
         )  # fmt: skip
 
     @property
@@ -134,22 +138,23 @@ class Library:
         return self.widths[0].lowered.loops.dtype
 
     def indices(self) -> Iterator[tuple[str, Poly]]:
-        """The int arrays that index an axis, with its extent."""
+        """The int arrays that index an axis, with its extent; what sizes have to fulfil for it is an obligation."""
         from moa.oracle import _without_floats
 
         program = self.derivation.program
         free = _without_floats(program)
-        values = {v.number: v for v in program.values}
         found: dict[tuple[str, Poly], None] = {}
         for v in program.values:
             axis = 0
             for item in v.attrs[0] if v.op == "index" else ():
                 if isinstance(item, ir.Gather) and item.value in free:
-                    target = values[item.value]
-                    if target.op != "input":
-                        text = "an index array that is computed from integers cannot be checked by emitted code yet"
-                        raise MoaError("argument", text, v.span, "pass the index array as a parameter")
-                    found[target.attrs[0], self.replaced(values[v.args[0]].shape[axis])] = None
+                    wanted = needs(program, item.value, program.values[v.args[0]].shape[axis])
+                    if wanted is None:
+                        text = "emitted code cannot tell whether this index array stays inside the axis"
+                        hint = "keep it there: x % size, minimum(maximum(x, 0), size - 1), or pass it as a parameter"
+                        raise MoaError("argument", text, v.span, hint)
+                    found |= dict.fromkeys((name, self.replaced(p)) for name, p in wanted.inputs)
+                    self.obligations += wanted.obligations(v.span)
                 axis += not isinstance(item, ir.New)
         yield from found
 
@@ -184,18 +189,21 @@ class Library:
                     found.append(at)
                     break
         if not found:
+            shapes = (a.shape for a in self.interface.outputs)
+            some = [ir.Obligation(">=", e, const(1), program.span, "there are results") for s in shapes for e in s]
+            facts = (*self.obligations, *some)
+            solved = assignment([*whole, *self.interface.sizes], facts, self.fixed, (2, 4, 6, 8, 3, 1, 12))
+            found = [{n: solved[n] for n in names}] if solved and self.holds(solved) else []
+        if not found:
             raise MoaError(
                 "argument", "no small sizes satisfy what the formula asks of them", None, "fix some by sizes"
             )
         return found
 
-    def holds(self, sizes: Mapping[str, int]) -> bool:
-        for o in self.derivation.program.obligations:
-            left, right = evaluate(o.left, sizes), evaluate(o.right, sizes)
-            ok = {"==": left == right, ">=": left >= right, "divides": left != 0 and right % (left or 1) == 0}
-            if not ok[o.relation]:
-                return False
-        return all(evaluate(e, sizes) >= 0 for p in self.derivation.program.inputs for e in p.shape)
+    def holds(self, sizes: dict[str, int]) -> bool:
+        return all(holds(o, sizes) for o in self.obligations) and all(
+            evaluate(e, sizes) >= 0 for p in self.derivation.program.inputs for e in p.shape
+        )
 
     def files(self, backend: str) -> dict[str, str]:
         x, n = self.interface, self.name

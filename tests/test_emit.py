@@ -119,6 +119,12 @@ PROGRAMS = {
     "scanned": "def step(S, x):\n    return 0.5 * S + x\n"
     "def scanned(X[n, d]):\n    return scan(step, X, axis=0, init=zeros(d))\n",
     "totals": "def totals(X[n, d]):\n    return sum(sum(X, axis=-1), axis=-1), max(max(X, axis=-1), axis=-1)\n",
+    "in_order": "def in_order(X[n, d], k: int[n], R: int[c, r]):\n"
+    "    rows = X[argsort(k)][(iota(n) + 1) % n]\n"
+    "    return rows, rows[argsort(argsort(k))], rows[minimum(maximum(sum(R, axis=0)[:, None] - iota(3), 0), n - 1)]\n",
+    "blocks": "def blocks(X[b, m, d], R: int[b, r], q: int[r]):\n"
+    "    rows = reshape(X, [b * m, d])\n"
+    "    return rows[R + iota(b)[:, None] * m], rows[reverse(q)[:, None] * m + iota(m)]\n",
     "windowed": "def windowed(X[n, d], w: int):\n    i, j = iota(n)[:, None], iota(n)\n"
     "    return where((j <= i) & (i - j < w), X @ X.T, 0)\n",
 }
@@ -193,6 +199,34 @@ def test_indices_are_checked(tmp_path: Path) -> None:
     assert call([3, 1]) == 0
     assert np.array_equal(out, X[[3, 1]])
     assert b"index" in found.pick_error(call([4, 0])) and b"index" in found.pick_error(call([0, -1]))
+
+
+@needs_cc
+def test_what_computed_indices_need_is_checked(tmp_path: Path) -> None:
+    """R + 4 * i stays below 8 for i < 2: R has to stay below 4, in emitted code at every position."""
+    moa.compile(PROGRAMS["blocks"], dtype="float64").emit(tmp_path / "out", m=4)
+    found = library(tmp_path / "out", "blocks")
+    X, space = np.arange(24.0).reshape(2, 4, 3), np.zeros(1 << 20, np.uint8)
+    outs = np.zeros((2, 2, 3)), np.zeros((2, 4, 3))
+
+    def call(picked: list[list[int]], listed: list[int]) -> int:
+        R, q = np.array(picked, np.int64), np.array(listed, np.int64)
+        pointers = [ctypes.c_void_p(x.ctypes.data) for x in (X, R, q)]
+        sizes = [ctypes.c_int64(x) for x in (2, 3, 2)]
+        rest = [ctypes.c_void_p(x.ctypes.data) for x in (*outs, space)]
+        return int(found.blocks(*pointers, *sizes, *rest, ctypes.c_size_t(space.size)))
+
+    assert call([[3, 0], [1, 2]], [1, 0]) == 0
+    rows = X.reshape(8, 3)
+    assert np.array_equal(outs[0], rows[[[3, 0], [5, 6]]])
+    assert np.array_equal(outs[1], rows[[[0, 1, 2, 3], [4, 5, 6, 7]]])
+    for bad in (([[4, 0], [0, 0]], [0, 0]), ([[0, 0], [0, -1]], [0, 0]), ([[0, 0], [0, 0]], [0, 2])):
+        assert b"index" in found.blocks_error(call(*bad))
+
+
+def test_an_index_of_which_nothing_is_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MoaError, match="cannot tell whether this index array stays inside the axis"):
+        moa.compile("X[k * k]", X="n d", k="int m").emit(tmp_path / "out", name="far")
 
 
 # Text and files ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,20 @@ from moa.laws.algebra import factors, guarded, product, reads
 from moa.laws.sign import nonzero, positive
 from moa.laws.table import LAWS
 from moa.laws.terms import Factors, Scope, Term, addends, total
-from moa.normal import Cond, Eq, Piece, Scalar, apply, at_least_zero, choose, compare, lit, load
+from moa.normal import (
+    Cond,
+    Eq,
+    Piece,
+    Scalar,
+    apply,
+    at_least_zero,
+    choose,
+    compare,
+    cond_loads,
+    is_structural,
+    lit,
+    load,
+)
 from moa.ops import OPERATORS, REDUCERS
 
 
@@ -64,6 +77,31 @@ def _shape_of(s: Scalar, scope: Scope) -> tuple[str, ...]:
     return tuple(sorted(x.op for x, _ in factors(s)[1] if scope.depends(x)))
 
 
+def beside(t: Term, where: Cond, along: Set[str], scope: Scope) -> Term:
+    """The term with the exponentials that stay under the sum, where only data tell its piece from another one.
+
+    Both are visited in any case, and both follow the same reference.
+
+    along   what exponentials of the sum that depend on its axis are relative to
+    """
+    if is_structural(where) and not cond_loads(where):
+        return t
+    stay = tuple((x, p) for x, p in t.free if p == 1 and _exponents(x, scope, free=True) & along)
+    return replace(t, free=tuple(f for f in t.free if f not in stay), rest=(*stay, *t.rest)) if stay else t
+
+
+def _exponents(s: Scalar, scope: Scope, free: bool = False) -> frozenset[str]:
+    """The reductions of the group that exponentials among the factors of s read, of those that have its axis or not."""
+    found: frozenset[str] = frozenset()
+    for x, p in factors(s)[1]:
+        inner = guarded(x)
+        if inner is not None:
+            found |= _exponents(inner[1], scope, free)
+        elif x.op == "exp" and p == 1 and scope.free(x) == free:
+            found |= reads(x) & scope.live
+    return found
+
+
 def _sum(e: Eq, scope: Scope, facts: Set[str], fresh: Fresh) -> Deferred | None:
     assert e.red is not None
     classes: dict[tuple[Fraction, Factors, tuple[str, ...]], list[Piece]] = {}
@@ -71,11 +109,12 @@ def _sum(e: Eq, scope: Scope, facts: Set[str], fresh: Fresh) -> Deferred | None:
     unsafe: set[tuple[Fraction, Factors, tuple[str, ...]]] = set()
     some = at_least_zero(e.red[1] - 1)
     several = False
+    along = frozenset().union(*(_exponents(s, scope) for _, s in e.pieces))
     for c, body in e.pieces:
         terms: tuple[Term, ...] = LAWS["linearity"].apply(body, scope)
         several = several or len(terms) > 1
         for t in terms:
-            coefficient, free, rest = LAWS["defer"].apply(t)
+            coefficient, free, rest = LAWS["defer"].apply(beside(t, c, along, scope))
             key = (coefficient, tuple(sorted(free, key=lambda f: (-f[1], str(f[0])))), _shape_of(rest, scope))
             classes.setdefault(key, []).append((c, rest))
             if not all(_safe(f, scope, facts) for f in free):

@@ -180,12 +180,24 @@ class Memory:
         return self.address.pointer(array), offset, self.store.elements[array]
 
     def inside(self, p: Poly, extent: Poly) -> bool:
-        """Whether an index is inside an axis by construction: a variable whose own axis is no longer, or a literal."""
-        v = p.as_var()
-        if v is None or v not in self.store.axes:
+        """Whether an index is inside an axis by construction: a literal, or a variable, and what is added, ends there.
+
+        What is added is not negative: a size, or the extent of the variable's axis, which has a position.
+        """
+        names = p.vars()
+        if len(names) != 1:
             return p.as_int() is not None
-        room = (extent - self.store.axes[v].extent).as_int()
-        return room is not None and room >= 0
+        (v,) = names
+        if v not in self.store.axes:
+            return False
+        shift, own = p - var(v), self.store.axes[v].extent
+        room = (extent - own - shift).as_int()
+        if shift.vars() or room is None or room < 0:
+            return False
+        known = shift.as_int()
+        if known is not None:
+            return known >= 0
+        return shift == own or all(c > 0 and all(a.kind == "size" for a in m) for m, c in shift.terms)
 
     def unit(self, array: str, index: Index) -> bool:
         """Whether consecutive lanes are consecutive elements."""

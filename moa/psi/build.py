@@ -20,7 +20,6 @@ from moa.normal import (
     Scalar,
     choose,
     compare,
-    either,
     integer,
     is_zero,
     lit,
@@ -154,10 +153,14 @@ class Builder:
 
     @property
     def picked(self) -> frozenset[int]:
-        """The numbers of the values that are indices of gathers."""
+        """The numbers of the values that are indices of gathers, and of integers that are gathered."""
         if self.gathers is None:
-            items = (i for v in self.program.values if v.op == "index" for i in v.attrs[0])
-            self.gathers = frozenset(i.value for i in items if isinstance(i, Gather))
+            items = [
+                (v, i) for v in self.program.values if v.op == "index" for i in v.attrs[0] if isinstance(i, Gather)
+            ]
+            self.gathers = frozenset(
+                n for v, i in items for n in ((i.value, v.number) if v.kind == "i" else (i.value,))
+            )
         return self.gathers
 
     def is_array(self, value: Value) -> bool:

@@ -28,10 +28,12 @@ from moa.tile.phase import PhaseBuilder, Target
 from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Nest, Phase, Placed, Reduce, Sorted
 
+COMBINED = ("add", "mul", "min", "max")  # of integers: how what belongs at one place is joined
+
 
 def whole_phase(plan: Plan, name: str, e: Eq) -> Phase | None:
     """The phase of a reduction that makes all of an axis at once; None if it is not such a one, or shared by warps."""
-    if plan.strategy.warps or e.kind != "reduce" or e.dtype != "i" or len(e.pieces) > 1:
+    if plan.strategy.warps or e.kind != "reduce" or e.dtype != "i" or len(e.pieces) > 1 or e.op not in COMBINED:
         return None
     how = counted(e) or brought(e)
     if how is None:
