@@ -11,6 +11,7 @@ import numpy as np
 from moa import ir
 from moa.ops import OPERATORS, Kind
 from moa.poly import Atom, Poly
+from moa.spans import Needs, gathers
 from moa.text import MoaError, printable
 
 DTYPES: dict[Kind, Any] = {"f": np.float64, "i": np.int64, "b": np.bool_}
@@ -166,7 +167,7 @@ def _bind(program: ir.Program, arrays: Mapping[str, Array]) -> dict[str, int]:
 def _check_gathers(program: ir.Program, arrays: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
     """Raises where an index array that depends on integers only reaches outside its axis."""
     free = _without_floats(program)
-    wanted = {i.value for v in program.values if v.op == "index" for i in v.attrs[0] if isinstance(i, ir.Gather)} & free
+    wanted = {k for k, known in gathers(program) if known is None or not _inside(known, sizes)} & free
     if not wanted:
         return
     needed = set(wanted)
@@ -178,6 +179,11 @@ def _check_gathers(program: ir.Program, arrays: Mapping[str, Array], sizes: Mapp
     for v in program.values:
         if v.op == "index":
             _check_gather(program, v, values, sizes)
+
+
+def _inside(known: Needs, sizes: Mapping[str, int]) -> bool:
+    """Whether an index array is inside its axis whatever the data."""
+    return not known.inputs and all(evaluate(p, sizes) >= 0 for p in known.sizes)
 
 
 def _without_floats(program: ir.Program) -> set[int]:

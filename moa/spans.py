@@ -7,12 +7,13 @@ what sizes have to fulfil: enough for every position, which can be more than is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
-from moa.ir import Obligation, Program
-from moa.poly import Poly, const, maximum, minimum
+from moa.ir import Gather, New, Obligation, Program, Value
+from moa.poly import Poly, atom, const, maximum, minimum
 from moa.text import Span
 
 ONE = const(1)
@@ -65,7 +66,7 @@ def needs(program: Program, index: int, extent: Poly) -> Needs | None:
     """What makes the elements of a value indices of an axis; None where that cannot be told."""
     inputs: dict[tuple[str, Poly], None] = {}
     sizes: dict[Poly, None] = {}
-    for x in spans(program, index):
+    for x in spans(program)[index]:
         if x.low is None or x.high is None:
             return None
         sizes |= dict.fromkeys((x.low, *sorted(x.facts, key=str)))
@@ -79,16 +80,36 @@ def needs(program: Program, index: int, extent: Poly) -> Needs | None:
     return Needs(tuple(inputs), tuple(p for p in sizes if (n := p.as_int()) is None or n < 0))
 
 
-def spans(program: Program, number: int) -> Spans:
-    """The alternatives for an element of an integer value."""
-    v = program.values[number]
+@lru_cache(maxsize=256)
+def gathers(program: Program) -> tuple[tuple[int, Needs | None], ...]:
+    """Every index array, as the number of its value, with what makes it stay inside the axis that it is used on."""
+    found = []
+    for v in program.values:
+        axis = 0
+        for item in v.attrs[0] if v.op == "index" else ():
+            if isinstance(item, Gather):
+                found.append((item.value, needs(program, item.value, program.values[v.args[0]].shape[axis])))
+            axis += not isinstance(item, New)
+    return tuple(found)
 
+
+@lru_cache(maxsize=256)
+def spans(program: Program) -> tuple[Spans, ...]:
+    """The alternatives for an element of each value; of floats nothing is known."""
+    found: list[Spans] = []
+    for v in program.values:
+        found.append(_of_value(program, v, found) if v.kind == "i" else UNKNOWN)
+    return tuple(found)
+
+
+def _of_value(program: Program, v: Value, before: Sequence[Spans]) -> Spans:
     def of(k: int) -> Spans:
-        return spans(program, v.args[k])
+        return before[v.args[k]]
 
     match v.op:
         case "input":
-            return (Between(const(0), const(0), v.attrs[0]),) if v.kind == "i" else (Between(const(0), const(1)),)
+            scalar = atom("int", v.attrs[0])
+            return (Between(const(0), const(0), v.attrs[0]),) if v.shape else (Between(scalar, scalar),)
         case "literal" | "size":
             p = const(int(v.attrs[0])) if v.op == "literal" else v.attrs[0]
             return (Between(p, p),)

@@ -21,17 +21,19 @@ from moa.normal import (
     rename,
     rename_cond,
 )
-from moa.ops import OPERATORS, REDUCERS
+from moa.ops import OPERATORS
 from moa.poly import Poly, var
 from moa.psi.order import ordered_by
 from moa.tile.phase import PhaseBuilder, Target
 from moa.tile.plan import NeedStore, Plan
 from moa.tiles import Nest, Phase, Placed, Reduce, Sorted
 
+COMBINED = ("add", "mul", "min", "max")  # of integers: how what belongs at one place is joined
+
 
 def whole_phase(plan: Plan, name: str, e: Eq) -> Phase | None:
     """The phase of a reduction that makes all of an axis at once; None if it is not such a one, or shared by warps."""
-    if plan.strategy.warps or e.kind != "reduce" or e.dtype != "i" or len(e.pieces) > 1:
+    if plan.strategy.warps or e.kind != "reduce" or e.dtype != "i" or len(e.pieces) > 1 or e.op not in COMBINED:
         return None
     how = counted(e) or brought(e)
     if how is None:
@@ -64,7 +66,7 @@ def _read(e: Eq) -> set[str]:
 def _parts(e: Eq) -> tuple[Cond, Scalar]:
     """Where an element takes part, and what it gives there."""
     ((c, s),) = e.pieces
-    if s.op == "select" and s.args[2] is lit(float(REDUCERS[e.op].identity)):  # type: ignore[arg-type]
+    if s.op == "select" and s.args[2] is lit(float(OPERATORS[e.op].identity)):  # type: ignore[arg-type]
         return both(e.domain, c, s.args[0]), s.args[1]
     return both(e.domain, c), s
 
@@ -86,8 +88,6 @@ def counted(e: Eq) -> Sorted | None:
 def brought(e: Eq) -> Placed | None:
     """At which place each element of a reduction belongs, if it belongs at one."""
     assert e.red is not None
-    if e.op not in OPERATORS:  # what it gives is no value of its elements
-        return None
     condition, value = _parts(e)
     for c in sorted(conjuncts(condition), key=str):
         for v, _ in e.outer:
@@ -95,7 +95,7 @@ def brought(e: Eq) -> Placed | None:
             if at is None or e.red[0] not in at.vars() or not any(a.kind == "load" for a in at.atoms()):
                 continue
             rest = rename_cond(both(*(x for x in conjuncts(condition) if x is not c)), {v: at})
-            identity = lit(float(REDUCERS[e.op].identity))  # type: ignore[arg-type]
+            identity = lit(float(OPERATORS[e.op].identity))  # type: ignore[arg-type]
             return Placed(v, at, choose(rest, rename(value, {v: at}), identity))
     return None
 
