@@ -65,6 +65,13 @@ TEXTS = {
     "split": """
         sum(where(iota(m) < w, X, 0)); max(where(iota(m) <= iota(n)[:, None], X, -inf)); X @ concat(Z[:1], 2 * Z[1:])
     """,
+    "constant along runs": """
+        max(X[iota(n) // 2]); sum(X[iota(n) // (w % 3 + 1)] * u); X[iota(n) // 3] @ Z; sum(k[iota(n) // 2 + 0 * n // 2])
+    """,
+    "log of a count": """
+        log(k); sum(log(abs(k)) * X); max(X + log(where(keep, abs(k), 1))); sum(exp(X + log(abs(k) * 1)), axis=0);
+        sum(where(log(abs(k)) == -inf, 0, X)); log(where(keep, 1, 0) + abs(k))
+    """,
     "assign": "X; v + 1; (X, Y)",
 }
 

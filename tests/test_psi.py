@@ -124,6 +124,8 @@ MUTANTS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "omega": lambda f: lambda axis, p, cell: (*(x * 0 for x in p[:axis]), *cell(p[axis:])),
     "scan": lambda f: lambda p, k: f(p, k * 0),
     "inner product": lambda f: lambda p, a, b, k: (f(p, a, b, k)[0], f(p, a, b, k * 0)[1]),
+    "constant along runs": lambda f: lambda e, axis: (found[0], found[1] * 2) if (found := f(e, axis)) else None,
+    "log of a count": lambda f: lambda p: f(p - 1),
     "assign": lambda f: lambda p: tuple(x * 0 for x in p),
 }
 

@@ -16,7 +16,7 @@ from moa.cost.projection import projected
 from moa.cost.sums import Along, Count, Over, of
 from moa.normal import TRUE, Cond, Index, at_least_zero, both, either, is_zero, loads, negate
 from moa.poly import Poly, const, maximum, minimum, select, var
-from moa.tiles import Loop, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
+from moa.tiles import Loop, Nest, Phase, Reduce, Sift, TileAxis, Tiles, TileStmt, When
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,11 @@ class Walk:
     phase: Phase
     items: tuple[Along, ...] = field(init=False)
     facts: Facts = field(init=False)
+    axes: dict[str, TileAxis] = field(init=False)
     touches: dict[Touch, Cond] = field(init=False)  # and the condition on its tile under which it happens
 
     def __post_init__(self) -> None:
+        self.axes = {a.name: a for a in self.phase.axes}
         axes = {v: self.phase.axis(v) for v in self.phase.items}
         self.items = tuple(Along(v, a.extent, a.step) for v, a in axes.items())
         known = TRUE
@@ -170,6 +172,9 @@ class Walk:
                     when = s.cond.replace(lambda a: tiled[a.name[:-2]].origin if a.name[:-2] in tiled else None)
                     when = when.replace(lambda a: self.bound(var(a.name)) if a.kind == "var" else None)
                     then, other = self.body(s.body, env, tiled), self.body(s.other, env, tiled)
+                    if self.undecided(when):  # at most: either side
+                        found = {replace(t, exact=False): either(c, then.get(t, c)) for t, c in (other | then).items()}
+                        then = other = {}
                     for t in (*then, *other):
                         yes, no = then.get(t), other.get(t)
                         if yes is not None and no is not None and yes == no:
@@ -184,12 +189,20 @@ class Walk:
                 out[t] = either(out[t], c) if t in out else c
         return out
 
+    def undecided(self, when: Cond) -> bool:
+        """Whether a condition depends on data, on a run of a loop, or on a quotient by a number that is not known."""
+        atoms = when.atoms()
+        if any(a.kind == "load" or (a.kind == "div" and a.args[1].as_int() is None) for a in atoms):
+            return True
+        return any(v in self.axes and self.axes[v].role == "loop" for v in when.vars())
+
     def loop(
         self, s: Loop, env: Mapping[str, Span], tiled: Mapping[str, Tiled]
     ) -> tuple[dict[str, Span], dict[str, Tiled], bool]:
         """What is known inside a loop, and whether its bounds are."""
         lo, hi = self.bound(s.lo), self.bound(s.hi)
-        exact = not reads_data(lo) and not reads_data(hi)
+        around = any(v in self.axes and self.axes[v].role == "loop" for v in lo.vars() | hi.vars())
+        exact = not around and not reads_data(lo) and not reads_data(hi)
         if not exact:
             lo, hi = const(0), self.phase.axis(s.axis).extent
         if f"{s.axis}@0" not in {a.name for c in _conditions(s.body) for a in c.atoms()}:
@@ -218,7 +231,7 @@ class Walk:
         seen: set[str] = set()
         for p, extent in zip(index, shape, strict=True):
             span, sure = self.span(p, extent, env)
-            ranged = {v for v in p.vars() if env[v].hi - env[v].lo != const(1)}
+            ranged = {v for v in p.vars() if v in env and env[v].hi - env[v].lo != const(1)}
             exact = exact and sure and not (ranged & seen)
             seen |= ranged
             spans.append(span)
@@ -227,6 +240,8 @@ class Walk:
 
     def span(self, p: Poly, extent: Poly, env: Mapping[str, Span]) -> tuple[Span, bool]:
         """The elements along one axis that an index reaches, and whether they are known."""
+        if not p.vars() <= env.keys():  # it follows from where a tile begins
+            return Span(const(0), extent), False
         points = {v: env[v].lo for v in p.vars() if env[v].hi - env[v].lo == const(1)}
         ranged = sorted(p.vars() - points.keys())
         steps = {v: _step(p, v) for v in ranged}

@@ -24,6 +24,7 @@ from moa.normal import (
 )
 from moa.ops import OPERATORS, REDUCERS
 from moa.poly import Atom, Poly
+from moa.psi.rejoin import rejoined
 
 MAX_CONDITIONS = 4  # a body with more different conditions is left as it is
 
@@ -147,11 +148,24 @@ def split(e: Eq) -> Eq | None:
             continue
         used.add(found)
         todo[:0] = [(both(c, found), s), (both(c, negate(found)), s)]
-    pieces: list[Piece] = [(c, s) for c, s in done]
+    pieces = together(done, used)
     domain = e.domain
-    if len(done) == 1 and done[0][0] is not TRUE:
-        domain, pieces = both(domain, done[0][0]), [(TRUE, done[0][1])]
+    if len(pieces) == 1 and pieces[0][0] is not TRUE:
+        domain, pieces = both(domain, pieces[0][0]), [(TRUE, pieces[0][1])]
     if not pieces:
         pieces = [(TRUE, identity)]
     new = replace(e, domain=domain, pieces=tuple(pieces))
     return None if new == e else new
+
+
+def together(pieces: list[Piece], used: set[Cond]) -> list[Piece]:
+    """The pieces with two that differ in one number, and in one condition that was split at, as one."""
+    for k, (c, a) in enumerate(pieces):
+        for x in sorted(conjuncts(c) & used, key=str):
+            rest = both(*(conjuncts(c) - {x}))
+            for n, (d, b) in enumerate(pieces):
+                joined = rejoined(x, a, b) if n != k and d is both(rest, negate(x)) else None
+                if joined is not None:
+                    others = [p for i, p in enumerate(pieces) if i not in (k, n)]
+                    return together([(rest, joined), *others], used)
+    return pieces

@@ -234,6 +234,11 @@ class PhaseLowering:
         return b.finish()
 
     def statements(self, body: tuple[TileStmt, ...]) -> None:
+        known = dict(self.sifting.rows)
+        self.each(body)
+        self.sifting.rows = known  # what a block found is not known behind it
+
+    def each(self, body: tuple[TileStmt, ...]) -> None:
         b = self.b
         for s in body:
             match s:

@@ -12,6 +12,7 @@ from moa.naming import reads
 from moa.normal import ArrayInput, Eq, Normal, Recurrence, loads
 from moa.psi.build import Builder, Order
 from moa.psi.rules import PSI
+from moa.psi.runs import once_a_run
 from moa.rewrite import Trace
 
 __all__ = ["PSI", "Order", "normalise"]
@@ -29,6 +30,8 @@ def normalise(program: Program, trace: Trace, order: Order = Order()) -> Normal:
     inputs = tuple(ArrayInput(p.name, p.kind, p.shape) for p in program.inputs)
     recurrences = tuple(builder.recurrences)
     equations = needed(builder.equations, {*outputs, *builder.stored}, recurrences)
+    if not recurrences:
+        equations = tuple(once_a_run(list(equations), trace))
     return Normal(program.name, inputs, equations, outputs, recurrences, tuple(builder.stored))
 
 

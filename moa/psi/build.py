@@ -38,6 +38,7 @@ from moa.psi.elements import Element, as_scalar, axes_of, cast, elementwise, lit
 from moa.psi.pieces import split
 from moa.psi.ranges import Scope, settle_scalar
 from moa.psi.rules import PSI, aligned, range_rules, scalar_rule
+from moa.psi.runs import COUNT, counts
 from moa.rewrite import Trace
 from moa.text import MoaError
 
@@ -237,7 +238,10 @@ class Builder:
             case "select":
                 return select(*operands)
             case op:
-                return elementwise(op, operands)
+                out = elementwise(op, operands)
+                if isinstance(out, Scalar) and counts(out):
+                    return choose(self.fire(COUNT, out.args[0].args[0]), lit(-math.inf), out)
+                return out
 
     # structural operators ------------------------------------------------------------------------------------------
 

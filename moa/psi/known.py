@@ -25,7 +25,7 @@ def assume(s: Scalar, c: Cond, value: bool) -> Scalar:
     """s with a condition known to hold, or known not to."""
     known = dict.fromkeys(c.args if c.op == "and" and value else (c,), value)
     if c.op == "or" and not value:
-        known = dict.fromkeys(c.args, False)
+        known = dict.fromkeys((c, *c.args), False)
     known |= {negate(k): not v for k, v in known.items()}
 
     def cond(x: Cond) -> Cond:

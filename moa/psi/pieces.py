@@ -20,6 +20,7 @@ from moa.normal import (
 from moa.ops import REDUCERS
 from moa.psi.known import assume
 from moa.psi.ranges import Scope, narrowed
+from moa.psi.rejoin import rejoined
 from moa.rewrite import Trace
 
 MAX_PIECES = 64
@@ -32,26 +33,32 @@ def split(op: str, red: str, body: Scalar, scope: Scope, trace: Trace) -> tuple[
     """
     identity = REDUCERS[op].identity
     assert identity is not None and not isinstance(identity, bool)
-    pieces: dict[Scalar, Cond] = {}
     found = 0
 
-    def walk(x: Scalar, under: Cond) -> Cond:
-        """Enters the pieces of x; where under the condition there is something to reduce."""
+    def walk(x: Scalar, under: Cond) -> tuple[Cond, dict[Scalar, Cond]]:
+        """Where under the condition there is something to reduce, and the pieces of x."""
         nonlocal found
         c = first_condition(x, red)
         if c is None or found >= MAX_PIECES:
-            if x is lit(identity):
-                return FALSE
-            pieces[x] = either(pieces.get(x, FALSE), under)
-            return under
+            return (FALSE, {}) if x is lit(identity) else (under, {x: under})
         found += 1
         sides = [(narrowed(both(under, c), scope), True), (narrowed(both(under, negate(c)), scope), False)]
         sides = [(here, value) for here, value in sides if not here.is_false]
         parts = [walk(absorb(assume(x, c, value)), here) for here, value in sides]
-        whole = all(part is here for part, (here, _) in zip(parts, sides, strict=True))
-        return under if whole else either(*parts)
+        whole = all(part is here for (part, _), (here, _) in zip(parts, sides, strict=True))
+        domain = under if whole else either(*(part for part, _ in parts))
+        if len(parts) == 2 and all(len(pieces) == 1 for _, pieces in parts):
+            (a,), (b,) = (pieces for _, pieces in parts)
+            joined = rejoined(c, a, b)
+            if joined is not None:
+                return domain, {joined: domain}
+        pieces: dict[Scalar, Cond] = {}
+        for _, more in parts:
+            for s, where in more.items():
+                pieces[s] = either(pieces.get(s, FALSE), where)
+        return domain, pieces
 
-    domain = walk(body, TRUE)
+    domain, pieces = walk(body, TRUE)
     if not pieces:
         return FALSE, ((TRUE, lit(identity)),)
     if found:
@@ -80,12 +87,14 @@ def first_condition(s: Scalar, red: str) -> Cond | None:
 
 
 def absorb(s: Scalar) -> Scalar:
-    """s with products and quotients of an exact 0 replaced by 0 (contract: assumes finite)."""
-    zero = lit(0)
+    """s with products and quotients of an exact 0 replaced by 0, sums with -inf by -inf (contract: assumes finite)."""
+    zero, nothing = lit(0), lit(float("-inf"))
 
     def node(x: Scalar) -> Scalar | None:
         if x.op == "mul" and zero in x.args:
             return zero
+        if x.op == "add" and nothing in x.args:
+            return nothing
         return zero if x.op == "div" and x.args[0] is zero else None
 
     return map_scalar(s, node)

@@ -219,7 +219,7 @@ PSI.law("argsort", "order[k] = the i with k elements before it; equal ones keep 
 )
 PSI.law(
     "split",
-    "reduce(op, where(p, x, e)) = reduce(op, x over p), e the identity; 0 * x = 0",
+    "reduce(op, where(p, x, e)) = reduce(op, x over p), e the identity; 0 * x = 0, x + -inf = -inf",
     contract="assumes finite",
     source="identity and absorbing elements of the operator table",
 )(None)

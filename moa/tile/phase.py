@@ -30,13 +30,15 @@ from moa.normal import (
     map_scalar,
     negate,
     rename,
+    rename_cond,
 )
 from moa.ops import OPERATORS
-from moa.poly import Poly, const, maximum, minimum, var
+from moa.poly import Atom, Poly, const, maximum, minimum, var
 from moa.tile.edges import bounded
 from moa.tile.formulas import renamed_fold
 from moa.tile.place import as_index
 from moa.tile.plan import NeedStore
+from moa.tile.runs import alike, apart, count, divisor, each, long, quotients, settled
 from moa.tile.sift import separable
 from moa.tile.statements import Scope, Statements
 from moa.tiles import Bounds, Loop, Map, Phase, Reduce, Sift, Tile, TileAxis, TileStmt, When
@@ -207,32 +209,89 @@ class PhaseBuilder(Statements):
         suffix = "" if not self.folds else f"'{len(self.folds)}"
         done = self.folds[key] = renamed_fold(fold, names, suffix)
         self.fold_start(done)
-        data = self.sifted(done)
-        edges = self.edges(done)
-        ranges, cut = self.ranges(done), joint(done)
-        if cut is not None and not data and [r.kind for r in ranges] == ["full"]:
+        cut = joint(done)
+        if cut is not None and not self.sifted(done) and [r.kind for r in self.ranges(done)] == ["full"]:
             before = at_least_zero(cut - 1 - var(done.axis[0]))
             end = minimum(maximum(cut, const(0)), done.axis[1])
-            first, second = (under(done, c) for c in (before, negate(before)))
-            self.scope.out.append(Loop(done.axis[0], const(0), end, self.round(first, True), "full"))
-            self.scope.out.append(Loop(done.axis[0], end, done.axis[1], self.round(second, True), "full"))
+            self.traverse(under(done, before), const(0), end)
+            second = self.shifted(under(done, negate(before)), cut)
+            self.known = {}  # what begins at the cut is simpler than what is cut there
+            self.traverse(second, end - cut, second.axis[1])
+            self.known = None
             return done
-        for r in ranges:
+        self.traverse(done)
+        return done
+
+    def shifted(self, fold: Fold, cut: Poly) -> Fold:
+        """The fold over an axis that begins at a cut."""
+        v, extent = fold.axis
+        name = self.fresh_axis(v, extent - cut, self.plan.strategy.keys)
+        moved = each(fold, lambda s: rename(s, {v: var(name) + cut}), lambda c: rename_cond(c, {v: var(name) + cut}))
+        return replace(settled(moved, {}, self.scope_of_runs()), axis=(name, extent - cut))
+
+    def traverse(self, fold: Fold, lo: Poly | None = None, hi: Poly | None = None) -> None:
+        """Emits the loops of a fold over its axis, or a part of it; in runs, where they are long enough."""
+        plain = self.loops(fold, self.scope, lo, hi)
+        found = quotients(fold, self.plan.equations, self.plan.memory.__contains__, self.here)
+        d = divisor(found, fold.axis[0])
+        if d is None or self.plan.strategy.warps or self.lanes is None:
+            self.scope.out += plain
+            return
+        cond, known = long(d), {}
+        rows = frozenset(b for v, b in found if v == self.row)
+        if self.row is not None and rows:
+            cond = both(cond, alike(self.row, self.plan.strategy.rows, self.axes[self.row].extent, rows))
+            known = {Atom("div", "", (var(self.row), b)): var(f"{self.row}@0") // b for b in rows}
+        self.scope.out.append(When(cond, self.runs(fold, d, known, lo, hi), tuple(plain)))
+
+    def runs(
+        self, fold: Fold, d: Poly, known: dict[Atom, Poly], lo: Poly | None, hi: Poly | None
+    ) -> tuple[TileStmt, ...]:
+        """The loop over the runs of a fold's axis: in each, what is the same in all of it is found once."""
+        axis, extent = fold.axis
+        number = self.fresh_axis(f"{axis}r", count(extent, d), 1)
+        start = var(number) * d
+        first, end = (start if lo is None else maximum(start, lo)), minimum(start + d, extent if hi is None else hi)
+        before = self.known
+        self.known = {**(before or {}), **known, Atom("div", "", (var(axis), d)): var(number)}
+        fold = settled(fold, self.known, self.scope_of_runs())
+        moving = frozenset(v for v in self.axes if self.tiled(v))
+        once, _ = apart(fold.domain, moving)
+        body = Scope(self.scope, number)
+        inside = self.loops(under(fold, once), body, first, end)
+        self.known = before
+        statements = (*body.out, *inside)
+        if not once.is_true:
+            statements = (When(once, statements),)
+        return (Loop(number, const(0), count(extent, d), statements, "full"),)
+
+    def loops(self, done: Fold, scope: Scope, lo: Poly | None, hi: Poly | None) -> list[TileStmt]:
+        """The loops over tiles of a fold's axis, or a part of it."""
+        data = self.sifted(done)
+        edges = self.edges(done)
+        axis, out = done.axis[0], list[TileStmt]()
+        for r in self.ranges(done):
+            first = r.lo if lo is None else maximum(r.lo, lo)
+            end = r.hi if hi is None else minimum(r.hi, hi)
+            edges = edges if lo is None else None
             if r.kind != "classified":
-                body = self.edged(self.round(done, r.kind == "partial"), r, edges)
+                body = self.edged(self.round(done, scope, r.kind == "partial"), r, edges)
                 if data:
-                    every = self.edged(self.round(done, r.kind == "partial", data), r, edges)
-                    body = (Sift(data, done.axis[0], every, body),)
-                    self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind, data))
+                    every = self.edged(self.round(done, scope, r.kind == "partial", data), r, edges)
+                    body = (Sift(data, axis, every, body),)
+                    out.append(Loop(axis, first, end, body, r.kind, data))
                     continue
+            elif lo is not None:
+                out.append(Loop(axis, first, end, self.round(done, scope, True), "partial"))
+                continue
             else:
-                body = self.round(done, True)
+                body = self.round(done, scope, True)
                 if not r.full.is_false:
-                    body = (When(r.full, self.round(done, False), body),)
+                    body = (When(r.full, self.round(done, scope, False), body),)
                 if not r.empty.is_false:
                     body = (When(negate(r.empty), body),)
-            self.scope.out.append(Loop(done.axis[0], r.lo, r.hi, body, r.kind))
-        return done
+            out.append(Loop(axis, first, end, body, r.kind))
+        return out
 
     def edges(self, fold: Fold) -> Bounds | None:
         """What each vector of rows visits of the fold's axis, where rows are several vectors."""
@@ -254,9 +313,9 @@ class PhaseBuilder(Statements):
             return ()
         return tuple(c for c in self.plan.tested(fold.domain) if separable(c, fold.axis[0], self.row, self.items))
 
-    def round(self, fold: Fold, partial: bool, known: tuple[Cond, ...] = ()) -> tuple[TileStmt, ...]:
+    def round(self, fold: Fold, scope: Scope, partial: bool, known: tuple[Cond, ...] = ()) -> tuple[TileStmt, ...]:
         """The statements for one tile of the fold's axis, of whose domain the conditions `known` hold everywhere."""
-        body = Scope(self.scope, fold.axis[0])
+        body = Scope(scope, fold.axis[0])
         self.fold_body(fold, body, partial, known)
         return tuple(body.out)
 

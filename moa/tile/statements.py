@@ -33,6 +33,7 @@ from moa.poly import Poly, const, var
 from moa.tile.formulas import base_two
 from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, plain, scattered, stride_kind
 from moa.tile.plan import NeedStore, Plan
+from moa.tile.runs import Known, settled_cond, settled_scalar
 from moa.tiles import Loop, Map, Nest, Reduce, Tile, TileAxis, TileStmt
 
 
@@ -69,6 +70,7 @@ class Statements(ABC):
         self.reduced: dict[tuple[str, Index], str] = {}  # axis over which an instance of a Reduce runs
         self.scope = Scope(None, None)
         self.folds: dict[tuple[object, ...], Fold] = {}
+        self.known: Known | None = None  # inside a run
 
     @abstractmethod
     def finished(self, fold: Fold, member: Member, index: Index) -> Scalar:
@@ -116,6 +118,16 @@ class Statements(ABC):
 
     # expressions ---------------------------------------------------------------------------------------------------
 
+    def here(self, s: Scalar) -> Scalar:
+        """s with what is known where statements are made."""
+        return s if self.known is None else settled_scalar(s, self.known, self.scope_of_runs())
+
+    def here_cond(self, c: Cond) -> Cond:
+        return c if self.known is None else settled_cond(c, self.known, self.scope_of_runs())
+
+    def scope_of_runs(self) -> dict[str, Poly]:
+        return {v: a.extent for v, a in self.axes.items()}
+
     def resolve(self, s: Scalar, scope: Scope) -> Scalar:
         """s with every load of an equation replaced by the load of a tile, or by what defines it."""
         return map_scalar(s, lambda x: self.resolve_load(x, scope) if x.op == "load" else None)
@@ -138,10 +150,15 @@ class Statements(ABC):
     def instance(self, e: Eq, index: Index, scope: Scope, mask: Cond) -> Scalar:
         """The load of a tile that holds e at this index pattern; its statements are emitted if they were not."""
         used = frozenset(v for p in index for v in p.vars()) | mask.vars()
+        mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+        key: tuple[object, ...] = (e.name, index, mask)
+        if self.known is not None:
+            key = (*key, *sorted(map(str, self.known)))
+            if e.kind == "map" and e.name not in self.plan.moving:
+                used = self.here(rename(e.body, mapping)).vars() | mask.vars()
         home = scope
         while home.parent is not None and home.loop not in used and e.name not in self.plan.moving:
             home = home.parent
-        key = (e.name, index, mask)
         found = home.find(key) or self.part_of_whole(e, index, mask, home)
         if found is not None:
             return found
@@ -160,13 +177,12 @@ class Statements(ABC):
             if found is not None:
                 home.memo[key] = found
                 return found
-        mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
         over: tuple[str, ...] = ()
         if e.kind == "reduce":
             whole = self.reduction(e, index, load("?", ()), home)
             over, value = whole.over, whole.value
         else:
-            value = self.resolve(rename(e.body, mapping), home)
+            value = self.resolve(self.here(rename(e.body, mapping)), home)
         if not mask.is_true:
             value = choose(mask, value, lit(0))
         lane = self.lane(load("?", as_index(names)), value, over, free=True)
@@ -234,7 +250,8 @@ class Statements(ABC):
         body = Scope(home, red)
         identity = value = lit(float(OPERATORS[e.op].identity))  # type: ignore[arg-type]
         for c, s in reversed(e.pieces):
-            value = choose(rename_cond(c, mapping), self.resolve(rename(s, mapping), body), value)
+            term = self.resolve(self.here(rename(s, mapping)), body)
+            value = choose(self.here_cond(rename_cond(c, mapping)), term, value)
         lane = self.lane(load("?", as_index(names)), value, (red,), free=True)
         if lane == red:
             del self.axes[red]
@@ -260,8 +277,9 @@ class Statements(ABC):
         mapping[e.red[0]] = var(red)
         identity = value = lit(float(REDUCERS[e.op].identity))  # type: ignore[arg-type]
         for c, s in reversed(e.pieces):
-            value = choose(rename_cond(c, mapping), self.resolve(rename(s, mapping), home), value)
-        value = choose(rename_cond(e.domain, mapping), value, identity)
+            term = self.resolve(self.here(rename(s, mapping)), home)
+            value = choose(self.here_cond(rename_cond(c, mapping)), term, value)
+        value = choose(self.here_cond(rename_cond(e.domain, mapping)), value, identity)
         return Reduce(target, e.op, value, (red,), True)
 
     def named(self, s: Scalar) -> bool:
