@@ -141,6 +141,7 @@ class When:
 class Sift:
     """A round of a loop, by what its data say of all its positions and all rows of the work item together.
 
+    axis    that of the loop; "" where conditions are of rows alone, and `every` and `some` the same
     every   where all conditions are found to hold everywhere
     some    where that is not found; nothing is done where one of them is found to hold nowhere
     """
@@ -225,6 +226,9 @@ def tile_body_text(body: tuple[TileStmt, ...], depth: int) -> list[str]:
                 if s.other:
                     out.append(f"{pad}else:")
                     out += tile_body_text(s.other, depth + 1)
+            case Sift(axis=""):
+                out.append(f"{pad}where some row may have {conds_text(s.conds)}:")
+                out += tile_body_text(s.every, depth + 1)
             case Sift():
                 out.append(f"{pad}where all have {conds_text(s.conds)}:")
                 out += tile_body_text(s.every, depth + 1)

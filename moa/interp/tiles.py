@@ -220,7 +220,7 @@ class _PhaseRun:
     def everywhere(self, c: Cond, axis: str) -> Array:
         """The values of a condition at all rows of the work item and all positions of an axis in its span."""
         names = [a.name for a in self.phase.axes if a.role == "item" and not self.single(a.name)]
-        axes = self.box_axes((*names, axis))
+        axes = self.box_axes((*names, axis) if axis else tuple(names))
         shape = np.broadcast_shapes(*(x.shape for x in axes.values()), ())
         return np.broadcast_to(np.asarray(_TileBox(self, axes, np.ones(shape, bool)).cond(c)), shape)
 

@@ -272,13 +272,18 @@ class PhaseLowering:
 
     def sift(self, s: Sift) -> None:
         b = self.b
+        if not s.axis:
+            self.sifting.prepare(s.conds, s.axis)
         every, none = self.sifting.tests(s.conds, s.axis)
         skipped, done, whole, part = Block(), Block(), Block(), Block()
         with b.inside(done):
-            for side, statements in ((whole, s.every), (part, s.some)):
-                with b.inside(side):
-                    self.statements(statements)
-            b.end(every, whole, part)
+            if s.every == s.some:
+                self.statements(s.every)
+            else:
+                for side, statements in ((whole, s.every), (part, s.some)):
+                    with b.inside(side):
+                        self.statements(statements)
+                b.end(every, whole, part)
         b.end(none, skipped, done)
 
     def nest(self, nest: Nest, join: bool = False) -> None:

@@ -8,11 +8,16 @@ from dataclasses import replace
 from moa.domains import value_of
 from moa.normal import (
     Axis,
+    Cond,
     Fold,
     Index,
     Member,
     Scalar,
     apply,
+    at_least_zero,
+    both,
+    choose,
+    either,
     lit,
     load,
     loads,
@@ -58,6 +63,30 @@ def base_two(s: Scalar) -> Scalar:
         return apply("exp2", apply("mul", one_over_log2, inside))
 
     return map_scalar(s, node)
+
+
+def linear_tests(s: Scalar) -> Scalar:
+    """s with tests of |x|, min(x, y) and max(x, y) as tests of x and y, which lanes make at once."""
+
+    def node(x: Scalar) -> Scalar | None:
+        return choose(linear_test(x.args[0]), x.args[1], x.args[2]) if x.op == "select" else None
+
+    return map_scalar(s, node)
+
+
+def linear_test(c: Cond) -> Cond:
+    if c.op in ("and", "or"):
+        return (both if c.op == "and" else either)(*map(linear_test, c.args))
+    if c.op != "ge":
+        return c
+    p: Poly = c.args[0]
+    for m, k in p.terms:
+        if len(m) == 1 and m[0].kind in ("abs", "min", "max") and p.vars():
+            a, rest = m[0], p - Poly({m: k})
+            sides = (a.args[0], -a.args[0]) if a.kind == "abs" else a.args
+            least = (a.kind == "min") == (k > 0)  # k * a is the least of both, and so both are at least what it is
+            return (both if least else either)(*(linear_test(at_least_zero(rest + k * x)) for x in sides))
+    return c
 
 
 def renamed_fold(fold: Fold, names: dict[str, str], suffix: str) -> Fold:

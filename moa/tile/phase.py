@@ -34,8 +34,10 @@ from moa.normal import (
 )
 from moa.ops import OPERATORS
 from moa.poly import Atom, Poly, const, maximum, minimum, var
+from moa.tile.demand import demands, testable
 from moa.tile.edges import bounded
 from moa.tile.formulas import renamed_fold
+from moa.tile.parts import SHORT_TILE, apart_by_data
 from moa.tile.place import as_index
 from moa.tile.plan import NeedStore
 from moa.tile.runs import alike, apart, count, divisor, each, long, quotients, settled
@@ -95,6 +97,11 @@ class PhaseBuilder(Statements):
     """Builds one phase."""
 
     def build(self, targets: Sequence[Target]) -> Phase:
+        values = [t.value for t in targets if t.reduce is None]
+        if len(values) == len(targets) and not self.plan.strategy.warps:
+            self.demands = demands(
+                values, self.plan.members, self.plan.equations, self.plan.memory.keys(), set(self.items)
+            )
         for t in targets:  # all of them first: what a fold calls its axes must not be what a later target calls its own
             self.axis_of(t)
         for t in targets:
@@ -219,8 +226,23 @@ class PhaseBuilder(Statements):
             self.traverse(second, end - cut, second.axis[1])
             self.known = None
             return done
+        both_ways = None if self.lanes is None or self.plan.strategy.warps else self.apart(done)
+        if both_ways is not None:
+            near, (v, extent) = both_ways[0], done.axis
+            self.traverse(near)
+            s = self.plan.strategy
+            name = self.fresh_axis(v, extent, min(max(SHORT_TILE // s.width, 1) * s.width, s.keys))
+            far = each(both_ways[1], lambda s: rename(s, {v: var(name)}), lambda c: rename_cond(c, {v: var(name)}))
+            self.traverse(replace(far, axis=(name, extent)))
+            return done
         self.traverse(done)
         return done
+
+    def apart(self, fold: Fold) -> tuple[Fold, Fold] | None:
+        """A range of the fold's axis, and what data add to it."""
+        return apart_by_data(
+            fold, self.row, self.items, lambda c: self.plan.is_range(c, fold.axis[0], self.row, self.items)
+        )
 
     def shifted(self, fold: Fold, cut: Poly) -> Fold:
         """The fold over an axis that begins at a cut."""
@@ -231,18 +253,31 @@ class PhaseBuilder(Statements):
 
     def traverse(self, fold: Fold, lo: Poly | None = None, hi: Poly | None = None) -> None:
         """Emits the loops of a fold over its axis, or a part of it; in runs, where they are long enough."""
-        plain = self.loops(fold, self.scope, lo, hi)
+        plain = tuple(self.loops(fold, self.scope, lo, hi))
         found = quotients(fold, self.plan.equations, self.plan.memory.__contains__, self.here)
         d = divisor(found, fold.axis[0])
-        if d is None or self.plan.strategy.warps or self.lanes is None:
-            self.scope.out += plain
+        if d is None or self.plan.strategy.warps or self.lanes is None or self.seen_by_ranges(fold, d, plain):
+            self.scope.out += self.wanted(fold, plain)
             return
         cond, known = long(d), {}
         rows = frozenset(b for v, b in found if v == self.row)
         if self.row is not None and rows:
             cond = both(cond, alike(self.row, self.plan.strategy.rows, self.axes[self.row].extent, rows))
             known = {Atom("div", "", (var(self.row), b)): var(f"{self.row}@0") // b for b in rows}
-        self.scope.out.append(When(cond, self.runs(fold, d, known, lo, hi), tuple(plain)))
+        self.scope.out += self.wanted(fold, (When(cond, self.runs(fold, d, known, lo, hi), plain),))
+
+    def seen_by_ranges(self, fold: Fold, d: Poly, loops: tuple[TileStmt, ...]) -> bool:
+        """Whether quotients are those of conditions alone, which the ranges of the loops have decided."""
+        if d.as_int() is None or any(isinstance(x, Loop) and x.kind == "classified" for x in loops):
+            return False
+        values = each(fold, lambda s: s, lambda _: TRUE)
+        found = quotients(values, self.plan.equations, self.plan.memory.__contains__, self.here)
+        return divisor(found, fold.axis[0]) is None
+
+    def wanted(self, fold: Fold, loops: tuple[TileStmt, ...]) -> tuple[TileStmt, ...]:
+        """The loops of a fold, left out where no row of the work item reads what it makes."""
+        conds = testable(self.demands.get(fold.name, TRUE), self.row, self.items)
+        return (Sift(conds, "", loops, loops),) if conds else loops
 
     def runs(
         self, fold: Fold, d: Poly, known: dict[Atom, Poly], lo: Poly | None, hi: Poly | None
@@ -274,6 +309,8 @@ class PhaseBuilder(Statements):
             first = r.lo if lo is None else maximum(r.lo, lo)
             end = r.hi if hi is None else minimum(r.hi, hi)
             edges = edges if lo is None else None
+            if r.kind == "classified" and (lo is not None or self.axes[axis].step != self.plan.strategy.keys):
+                r = replace(r, kind="partial")  # tiles are other ones
             if r.kind != "classified":
                 body = self.edged(self.round(done, scope, r.kind == "partial"), r, edges)
                 if data:
@@ -281,9 +318,6 @@ class PhaseBuilder(Statements):
                     body = (Sift(data, axis, every, body),)
                     out.append(Loop(axis, first, end, body, r.kind, data))
                     continue
-            elif lo is not None:
-                out.append(Loop(axis, first, end, self.round(done, scope, True), "partial"))
-                continue
             else:
                 body = self.round(done, scope, True)
                 if not r.full.is_false:
@@ -298,7 +332,8 @@ class PhaseBuilder(Statements):
         s = self.plan.strategy
         if self.lanes is None or s.warps or s.rows <= s.width or any(m.domain != fold.domain for m in fold.members):
             return None
-        return self.plan.bounds(fold.domain, self.lanes, fold.axis[0], self.extents(fold), self.items)
+        found = self.plan.bounds(fold.domain, self.lanes, fold.axis[0], self.extents(fold), self.items)
+        return None if found is not None and (found.lo, found.hi) == (const(0), fold.axis[1]) else found
 
     def edged(self, body: tuple[TileStmt, ...], r: TileRange, edges: Bounds | None) -> tuple[TileStmt, ...]:
         if edges is None or r.kind != "partial" or self.lanes is None:

@@ -123,6 +123,10 @@ class Plan:
         lo, hi = (p.rename({f"{row}@0": var(f"{row}@v")}) for p in found)
         return Bounds(red, lo, hi)
 
+    def is_range(self, c: Cond, red: str, row: str | None, items: tuple[str, ...]) -> bool:
+        """Whether a condition on a fold's axis is affine in one work item, whatever it reads of other items."""
+        return split(c, items, red, tuple(v for v in items if v != row))[1].is_true
+
     def tested(self, domain: Cond) -> tuple[Cond, ...]:
         """The conjuncts of a domain that are conditions on data."""
         _, rest = split(domain, sorted(domain.vars()), "", ())

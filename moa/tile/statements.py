@@ -30,7 +30,7 @@ from moa.normal import (
 )
 from moa.ops import OPERATORS, REDUCERS
 from moa.poly import Poly, const, var
-from moa.tile.formulas import base_two
+from moa.tile.formulas import base_two, linear_tests
 from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, plain, scattered, stride_kind
 from moa.tile.plan import NeedStore, Plan
 from moa.tile.runs import Known, settled_cond, settled_scalar
@@ -71,6 +71,7 @@ class Statements(ABC):
         self.scope = Scope(None, None)
         self.folds: dict[tuple[object, ...], Fold] = {}
         self.known: Known | None = None  # inside a run
+        self.demands: dict[str, Cond] = {}  # of folds: when what they make is read
 
     @abstractmethod
     def finished(self, fold: Fold, member: Member, index: Index) -> Scalar:
@@ -329,7 +330,7 @@ class Statements(ABC):
         return any(n is None or n >= 2 * s.block for n in lengths)
 
     def emit(self, statement: Map | Reduce, scope: Scope, alone: bool = False) -> None:
-        value = statement.value
+        value = linear_tests(statement.value)
         if scope.loop is not None and any(
             array.removesuffix(".old") in self.plan.references for array, _ in loads(value)
         ):
