@@ -11,11 +11,12 @@ from programs import Case, Param, listed
 
 import moa.tile.runs
 from moa.kernel import compile
-from moa.normal import TRUE, Scalar, apply, at_least_zero, choose, integer, lit, load
+from moa.normal import TRUE, Cond, Eq, Scalar, apply, at_least_zero, choose, integer, lit, load, negate
 from moa.oracle import oracle
-from moa.poly import atom, var
+from moa.poly import atom, size, var
 from moa.psi.rejoin import rejoined
 from moa.tile import phase
+from moa.tile.factorwise import factorwise
 from moa.tiles import Loop, TileStmt, When
 
 HEAD = "def f(Q[n, d], K[m, d], V[m, c], R: int[p, r], keep: bool[m], block: int):\n"
@@ -148,3 +149,42 @@ def test_numbers_are_chosen_between() -> None:
 
 def x_plus(x: Scalar, y: Scalar) -> Scalar:
     return apply("add", x, y)
+
+
+PIECES = """def f(Q[n, d], K[m, d], V[m, c], cos[n, d], sin[m, d], r: int):
+    a = concat(Q[:, :2] * cos[:, :2], Q[:, 2:] + cos[:, 2:], axis=1)
+    b = concat(K[:, :2] - sin[:, :2], K[:, 2:] * sin[:, 2:], axis=1)
+    return softmax(a @ b.T) @ V, a @ b.T
+"""
+
+
+def test_pieces_of_a_product_are_chosen_in_its_factors() -> None:
+    """Rotated features and plain ones: one product over all of them, each factor made once."""
+    for k, (n, m) in enumerate(((1, 1), (8, 7), (9, 13))):
+        params = listed("Q[n, d] K[m, d] V[m, c] cos[n, d] sin[m, d]")
+        c = Chain(Case(PIECES, (*params, Param("r", (), "i")), {"n": n, "m": m, "d": 5, "c": 3}, seed=n))
+        placed, want, nan = c.place(STRATEGIES[k]), c.expected(), c.normal()
+        assert not c.differs(c.tiles(placed), want, nan), (n, m)
+        assert not c.differs(c.loops(placed), want, nan), (n, m)
+        assert "w[" in str(placed.tiles)
+
+
+def test_factors_are_over_the_same_axes() -> None:
+    axes = {"i", "j", "k"}
+    at = {v: var(v) for v in axes}
+    x, y, z = (load(a, [var(v) for v in index]) for a, index in (("X", "ik"), ("Y", "jk"), ("Z", "ijk")))
+    low = at_least_zero(1 - var("k"))
+
+    def pieces(*products: Scalar, where: Cond = low) -> Eq:
+        outer = (("i", size("n")), ("j", size("n")))
+        return Eq(
+            "r", "reduce", outer, tuple(zip((where, negate(where)), products, strict=True)), "add", ("k", size("d"))
+        )
+
+    def product(a: Scalar, b: Scalar) -> Scalar:
+        return apply("mul", a, b)
+
+    assert factorwise(pieces(product(x, y), product(y, x)), at, axes) is not None
+    assert factorwise(pieces(product(x, y), product(x, z)), at, axes) is None
+    assert factorwise(pieces(product(x, y), x), at, axes) is None
+    assert factorwise(pieces(product(x, y), product(x, y), where=at_least_zero(var("i") - var("k"))), at, axes) is None

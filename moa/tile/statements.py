@@ -8,9 +8,10 @@ cannot be a tile of the work item raises `NeedStore` and becomes an array in mem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
+from moa.laws.split import conjuncts
 from moa.normal import (
     TRUE,
     Axis,
@@ -20,6 +21,7 @@ from moa.normal import (
     Index,
     Member,
     Scalar,
+    apply,
     choose,
     lit,
     load,
@@ -29,7 +31,8 @@ from moa.normal import (
     rename_cond,
 )
 from moa.ops import OPERATORS, REDUCERS
-from moa.poly import Poly, const, var
+from moa.poly import Poly, const, maximum, minimum, var
+from moa.tile.factorwise import factorwise
 from moa.tile.formulas import base_two, linear_tests
 from moa.tile.place import MOST_SCATTERED, Around, as_index, choose_lane, place, plain, scattered, stride_kind
 from moa.tile.plan import NeedStore, Plan
@@ -186,7 +189,7 @@ class Statements(ABC):
             value = self.resolve(self.here(rename(e.body, mapping)), home)
         if not mask.is_true:
             value = choose(mask, value, lit(0))
-        lane = self.lane(load("?", as_index(names)), value, over, free=True)
+        lane = self.lane(load("?", as_index(names)), value, over, free=True, scope=home)
         tile = self.tile_for(e.name, index, self.order(names, lane), home)
         target = load(tile, as_index(self.tiles[tile].axes))
         self.emit(Reduce(target, e.op, value, over, True) if over else Map(target, value), home)
@@ -227,17 +230,29 @@ class Statements(ABC):
 
     def is_long_product(self, e: Eq, index: Index, names: list[str]) -> bool:
         """Whether a sum is long, or of run-time length, and two operands are read again along axes of its elements."""
-        if e.red is None or not e.domain.is_true or self.plan.strategy.warps:
+        mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+        if e.red is None or self.end_of(e, mapping) is None or self.plan.strategy.warps:
             return False
         length = e.red[1].as_int()
         if length is not None and length <= 2 * self.plan.strategy.keys:
             return False
-        mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
         again = 0
         for _, at in dict.fromkeys(x for _, s in e.pieces for x in loads(s)):
             used = {v for p in at for v in p.rename(mapping).vars()}
             again += e.red[0] in used and not set(names) <= used
         return again > 1
+
+    def end_of(self, e: Eq, mapping: Mapping[str, Poly]) -> Poly | None:
+        """Where the axis of a reduction ends in a work item; None where its domain says more than that."""
+        assert e.red is not None
+        red, end = e.red[0], e.red[1].rename(mapping)
+        for c in conjuncts(e.domain):
+            rest = c.args[0] + var(red) if c.op == "ge" else var(red)
+            rest = rest.rename(mapping)
+            if red in rest.vars() or any(v not in self.items or self.tiled(v) for v in rest.vars()):
+                return None
+            end = minimum(end, maximum(rest + 1, const(0)))
+        return end
 
     def in_tiles(self, e: Eq, index: Index, names: list[str], home: Scope) -> Scalar | None:
         """The tile of a long sum, made in a loop over tiles of its axis, with what it reads near by.
@@ -246,6 +261,8 @@ class Statements(ABC):
         """
         assert e.red is not None
         mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
+        end = self.end_of(e, mapping)
+        assert end is not None
         red = self.fresh_axis("k", e.red[1].rename(mapping), self.plan.strategy.keys)
         mapping[e.red[0]] = var(red)
         body = Scope(home, red)
@@ -264,7 +281,7 @@ class Statements(ABC):
             return None
         self.emit(Map(target, identity), home)
         self.emit(Reduce(target, e.op, value, (red,), False), body)
-        home.out.append(Loop(red, const(0), self.axes[red].extent, tuple(body.out), "full"))
+        home.out.append(Loop(red, const(0), end, tuple(body.out), "full"))
         return target
 
     def reduction(self, e: Eq, index: Index, target: Scalar, home: Scope | None = None) -> Reduce:
@@ -277,11 +294,35 @@ class Statements(ABC):
             red = self.reduced[e.name, index] = self.fresh_axis("k", e.red[1].rename(mapping))
         mapping[e.red[0]] = var(red)
         identity = value = lit(float(REDUCERS[e.op].identity))  # type: ignore[arg-type]
+        product = None if self.plan.strategy.warps else factorwise(e, mapping, self.axes.keys() - self.singles())
+        if product is not None and self.lanes is not None:
+            factors = (self.held(x, home) for x in product)
+            value = choose(self.here_cond(rename_cond(e.domain, mapping)), apply("mul", *factors), identity)
+            return Reduce(target, e.op, value, (red,), True)
         for c, s in reversed(e.pieces):
             term = self.resolve(self.here(rename(s, mapping)), home)
             value = choose(self.here_cond(rename_cond(c, mapping)), term, value)
         value = choose(self.here_cond(rename_cond(e.domain, mapping)), value, identity)
         return Reduce(target, e.op, value, (red,), True)
+
+    def singles(self) -> set[str]:
+        return {v for v in self.axes if not self.tiled(v)}
+
+    def held(self, s: Scalar, scope: Scope) -> Scalar:
+        """The load of a tile that holds a scalar at all positions, with rows contiguous if it has them."""
+        home = scope
+        while home.parent is not None and home.loop not in s.vars():
+            home = home.parent
+        key = ("held", s, *sorted(map(str, self.known or ())))
+        found = home.find(key)
+        if found is None:
+            value = self.resolve(self.here(s), home)
+            names = [v for v in self.axes if v in s.vars() and self.tiled(v)]
+            lane = None if self.lanes in names else self.lane(load("?", as_index(names)), value, (), True, home)
+            tile = self.fresh_tile("w", self.order(names, lane))
+            found = home.memo[key] = load(tile, as_index(self.tiles[tile].axes))
+            self.emit(Map(found, value), home)
+        return found
 
     def named(self, s: Scalar) -> bool:
         """Whether s is the load of a Map that becomes a tile."""
@@ -289,8 +330,13 @@ class Statements(ABC):
 
     # statements ----------------------------------------------------------------------------------------------------
 
-    def lane(self, target: Scalar, value: Scalar, over: tuple[str, ...], free: bool = False) -> str | None:
-        """The cheapest lane axis of a statement; `free`: the target may still put any of its axes last."""
+    def lane(
+        self, target: Scalar, value: Scalar, over: tuple[str, ...], free: bool = False, scope: Scope | None = None
+    ) -> str | None:
+        """The cheapest lane axis of a statement; `free`: the target may still put any of its axes last.
+
+        scope   where it will stand: outside of loops, nothing is packed before them
+        """
         if self.integral(target):
             return None  # integers are scalars
         names = self.statement_axes(target, over)
@@ -298,7 +344,8 @@ class Statements(ABC):
         def reused(array: str, index: Index) -> bool:
             used = {v for p in index for v in p.vars()}
             again = [v for v in names if v not in used]
-            return bool(again) and (self.packable(array, index) or self.repeated(array, used, again))
+            before = (scope is None or scope.loop is not None) and self.packable(array, index)
+            return bool(again) and (before or self.repeated(array, used, again))
 
         axes = [self.axes[v] for v in names if v != self.row or v == self.lanes]
         return choose_lane(
@@ -338,7 +385,7 @@ class Statements(ABC):
         inverse = self.plan.strategy.inverses and scope.loop is not None
         statement = replace(statement, value=self.plan.hosted(value, inverse))
         over = statement.over if isinstance(statement, Reduce) else ()
-        lane = self.lane(statement.target, statement.value, over)
+        lane = self.lane(statement.target, statement.value, over, scope=scope)
         if lane is not None and scattered(statement.value, lane) > MOST_SCATTERED:
             lane = None
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
