@@ -295,6 +295,7 @@ class PhaseLowering:
 
         address = Address(inner, self.slots, self.elements, self.store.shapes, self.address)
         lowering = NestLowering(self.store, inner, address, inner.use(self.workspace), outer, nest)
+        lowering.data = lambda a: inner.use(self.address.atom(a, self.env.__getitem__))
         (lowering.join if join else lowering.lower)()
         read, written = touched(nest, lowering.joined, join)
         self.barriers.before(self.b, self.placed(read), self.placed(written))

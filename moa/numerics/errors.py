@@ -32,12 +32,14 @@ EXACT_BITS = 24
 class Errors(Sizes):
     """Errors of the expressions of one system.
 
-    keys    how many terms are added between two moves
-    apart   they are added up by themselves before they join the state
+    keys      how many terms are added between two moves
+    apart     they are added up by themselves before they join the state
+    shortest  how many there are at the least
     """
 
     keys: int = 1
     apart: bool = True
+    shortest: int = 1
     _errors: dict[tuple[Scalar, Scope], Posy] = field(default_factory=dict)
     _of_states: dict[str, Posy] = field(default_factory=dict)
 
@@ -224,7 +226,7 @@ class Errors(Sizes):
 
     def _times(self, r: Reduction) -> Posy:
         """How often the state of a sum moves after it has a term."""
-        times = symbol(Function("moves", of_poly(r.axis[1]), self.keys))
+        times = symbol(Function("moves", of_poly(r.axis[1]), self.shortest))
         return times if r.domain.is_true else times + number(RANGES)
 
     # moves between references ---------------------------------------------------------------------------------------
