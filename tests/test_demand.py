@@ -11,9 +11,10 @@ from programs import Case, Param, listed
 
 import moa.tile.phase
 from moa.kernel import compile
-from moa.normal import Cond, at_least_zero, both, either, negate
+from moa.normal import Cond, at_least_zero, both, either, is_zero, negate
 from moa.oracle import oracle
-from moa.poly import absolute, maximum, minimum, var
+from moa.poly import absolute, atom, const, maximum, minimum, select, var
+from moa.tile.congruence import congruence
 from moa.tile.formulas import linear_test
 from moa.tiles import Loop, Sift
 
@@ -58,6 +59,52 @@ def test_every_stage_agrees(text: str) -> None:
         placed, want, nan = c.place(STRATEGIES[k % 3]), c.expected(), c.normal()
         assert not c.differs(c.tiles(placed), want, nan), n
         assert not c.differs(c.loops(placed), want, nan), n
+
+
+REST = """def f(Q[h, n, d], K[h, n, d], V[h, n, c], D: int[h], w: int):
+    i, j, e = iota(n)[:, None], iota(n), D[:, None, None]
+    return softmax(where((j <= i) & ((i - j) % e == 0), Q @ K.T, -inf)) @ V, where((j - i + 2) % w == 0, Q @ K.T, 0) @ V
+"""
+
+
+def test_congruences() -> None:
+    """Divisors from data (negative ones and 0 too) and from a parameter, shorter than a vector and longer than all."""
+    for k, n in enumerate((1, 7, 13)):
+        for divisors, w in (([1, 2], 1), ([3, 0], 2), ([-2, 40], 7)):
+            params = (*listed("Q[h, n, d] K[h, n, d] V[h, n, c]"), Param("D", ("h",), "i"), Param("w", (), "i"))
+            c = Chain(Case(REST, params, {"h": 2, "n": n, "d": 2, "c": 3}, seed=n))
+            c.data["D"] = c.arrays["D"] = np.array(divisors)
+            c.scalars["w"] = c.arrays["w"] = c.sizes["w"] = w
+            placed, want, nan = c.place(STRATEGIES[k]), c.expected(), c.normal()
+            assert not c.differs(c.tiles(placed), want, nan), (n, divisors)
+            assert not c.differs(c.loops(placed), want, nan), (n, divisors)
+
+
+def test_what_is_a_congruence() -> None:
+    i, j, d = var("i"), var("j"), atom("load", "D", [var("h")])
+    rest = (i - j) - d * atom("div", args=[select(at_least_zero(d), i - j, j - i), maximum(absolute(d), const(1))])
+    by_data = select(is_zero(d), const(0), rest)
+    assert congruence(by_data, "i") == congruence(-by_data, "i") == (i - j, maximum(absolute(d), const(1)))
+    assert congruence((i - j) % 3, "i") == (i - j, const(3))
+    for p in (
+        i - j,
+        (2 * i - j) % 3,
+        (i - j) % 3 - 1,
+        (i - j) // 3,
+        select(is_zero(d), const(1), rest),
+        (j - i) % var("i"),
+    ):
+        assert congruence(p, "i") is None, p
+
+
+@pytest.mark.parametrize("backend", ["llvm", "c"])
+def test_rests_in_lanes(backend: str) -> None:
+    kernel = compile(REST, dtype="float64", backend=backend)
+    rng = np.random.default_rng(0)
+    for n, divisors, w in ((150, [3, 40], 5), (70, [0, -8], 1), (33, [1 << 40, 1], 200)):
+        given = {k: rng.standard_normal((2, n, 4)) for k in "QKV"} | {"D": np.array(divisors), "w": w}
+        for got, want in zip(kernel(**given), oracle(next(iter(kernel._fronts.values())).program, given), strict=True):
+            assert np.abs(got - want).max() < 1e-12, (n, divisors)
 
 
 def test_what_is_placed() -> None:
@@ -116,8 +163,7 @@ TOKENS = """def f(Q[h, n, d], K[h, n, d], V[h, n, c], G[h, n, d], some: bool[n],
 """
 
 
-@pytest.mark.parametrize("backend", ["llvm", "c"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("backend", "dtype"), [("llvm", "float32"), ("llvm", "float64"), ("c", "float32")])
 def test_rows_and_keys_of_a_few(backend: str, dtype: str) -> None:
     kernel = compile(TOKENS, dtype=dtype, backend=backend)
     rng = np.random.default_rng(0)

@@ -113,8 +113,7 @@ COUNTED = """def f(Q[h, n, d], K[h, n, d], V[h, n, c], R: int[p, r], keep: bool[
 """
 
 
-@pytest.mark.parametrize("backend", ["llvm", "c"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("backend", "dtype"), [("llvm", "float32"), ("llvm", "float64"), ("c", "float32")])
 def test_blocks_of_keys(backend: str, dtype: str) -> None:
     """Counts from data at sizes at which rows of a work item are one block, and several."""
     kernel = compile(COUNTED, dtype=dtype, backend=backend)

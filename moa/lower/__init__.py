@@ -304,6 +304,7 @@ class PhaseLowering:
             self.call(inner)
             return
         lowering = NestLowering(*place)
+        lowering.data = lambda a: inner.use(self.address.atom(a, self.env.__getitem__))
         (lowering.join if join else lowering.lower)()
         read, written = touched(nest, lowering.joined, join)
         self.barriers.before(self.b, self.placed(read), self.placed(written))

@@ -10,7 +10,7 @@ from moa.loops import Arg, Const, Element, Type
 from moa.lower.address import Address
 from moa.lower.builder import Builder, LoopBody
 from moa.normal import Index, Scalar
-from moa.poly import Poly, const, maximum, minimum, var
+from moa.poly import Atom, Poly, const, maximum, minimum, var
 from moa.tiles import Nest, TileAxis
 
 Local = tuple[str, int]  # position inside a tile: a local loop variable ("" for none) plus a constant
@@ -61,6 +61,7 @@ class Memory:
         self.lane = nest.lane
         self.rows = nest.lane is not None and nest.lane == store.row  # lanes are the rows of the item: all of them
         self.placed: dict[tuple[Poly, tuple[tuple[str, Local], ...]], Poly] = {}
+        self.data: Callable[[Atom], Arg] | None = None  # an integer of the data, read before the nest
 
     @contextmanager
     def frame(self) -> Iterator[None]:
@@ -94,6 +95,24 @@ class Memory:
 
     def int_value(self, p: Poly, place: Place) -> Arg:
         return self.address.poly(self.global_poly(p, place), self.env)
+
+    def int_of_item(self, p: Poly, place: Place) -> Arg:
+        """The same, what the data say of the work item being read once, before the nest."""
+
+        def of_item(a: Atom) -> Poly | None:
+            names = [q.as_var() for q in a.args] if a.kind == "load" else [None]
+            axes = [self.store.axes.get(v) for v in names if v is not None]
+            if (
+                self.data is None
+                or len(axes) < len(names)
+                or any(x is None or x.role != "item" or x.step > 1 for x in axes)
+            ):
+                return None
+            if str(a) not in self.locals:
+                self.locals[str(a)] = self.data(a)
+            return var(str(a))
+
+        return self.int_value(p.replace(of_item), place)
 
     def as_type(self, a: Arg, kind: Type) -> Arg:
         if a.type == kind:

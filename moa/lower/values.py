@@ -10,6 +10,7 @@ from moa.lower.builder import Builder
 from moa.lower.memory import Memory, Place, Store
 from moa.normal import Cond, Index, Scalar, subterms
 from moa.poly import Poly, var
+from moa.tile.congruence import congruence
 from moa.tile.place import lane_load
 from moa.tiles import Nest
 
@@ -136,6 +137,9 @@ class Values(Memory):
             line = self.linear(c.args[0], place)
             if line is not None and line[1] in (1, -1):
                 return self.lane_test(c.op, self.address.poly(line[0], self.env), line[1])
+            divided = congruence(c.args[0], self.lane) if c.op == "eq" and not self.store.warps else None
+            if divided is not None:
+                return self.rest_test(*divided, place)
             loaded = lane_load(c.args[0], self.lane)
             if loaded is not None and self.readable(*loaded[1:3]):
                 sign, array, index, rest = loaded
@@ -167,6 +171,20 @@ class Values(Memory):
         cross = b.imin(b.imax(cross, Const(-1, "i")), Const(self.store.width, "i"))
         relation = "eq" if op == "eq" else ("le" if step < 0 else "ge")
         return b.pure("m", "wcmp", b.pure("w", "lanes"), b.pure("w", "wsplat", cross), attrs=(relation,))
+
+    def rest_test(self, a: Poly, d: Poly, place: Place) -> Arg:
+        """Whether d divides a, for each lane: its own rest by d against that of -a at the first lane."""
+        b = self.b
+        line = self.linear(a, place)
+        assert line is not None
+        start = self.address.poly(line[0], self.env)
+        divisor = self.int_of_item(d, place)
+        wanted = b.pure("i", "imod", start if line[1] < 0 else b.isub(Const(0, "i"), start), divisor)
+        rests: Arg = Const(0.0, "v")
+        for k in range(self.store.width):
+            rest = b.pure("i", "imod", Const(k, "i"), divisor)
+            rests = b.pure("v", "insert", rests, b.pure("f", "i2f", rest), attrs=(k,))
+        return b.pure("m", "fcmp", rests, self.as_type(b.pure("f", "i2f", wanted), "v"), attrs=("eq",))
 
     def scalar_cond(self, c: Cond, place: Place) -> Arg:
         names = {a.name for a in c.atoms() if a.kind == "var"}

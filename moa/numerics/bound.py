@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moa.kernel import DTYPES, KEYS
-from moa.normal import Scalar
+from moa.laws.split import conjuncts
+from moa.normal import Eq, Fold, Normal, Scalar, cond_loads, scalar_atoms
 from moa.numerics.errors import Errors
 from moa.numerics.facts import Scope
 from moa.numerics.posy import Largest, Posy, Unbounded
@@ -15,6 +16,8 @@ from moa.numerics.system import system
 from moa.oracle import evaluate
 from moa.pipeline import Derivation
 from moa.poly import Atom, Poly
+from moa.tile.parts import SHORT_TILE
+from moa.tile.runs import SHORT_RUN
 
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
 
@@ -62,6 +65,20 @@ class Bound:
         return "\n".join(lines)
 
 
+def shortest_tile(normal: Normal, keys: int) -> int:
+    """How many positions of a streamed axis are between two moves at the least: `keys`, or fewer in runs."""
+    equations = [x for e in normal.equations for x in ((e,) if isinstance(e, Eq) else e.maps)]
+    members = [m for e in normal.equations if isinstance(e, Fold) for m in e.members]
+    conds = [c for e in equations for c in (e.domain, *(c for c, _ in e.pieces))]
+    conds += [c for m in members for c in (m.domain, *(c for c, _ in m.pieces))]
+    scalars = [s for e in equations for _, s in e.pieces] + [s for m in members for _, b in m.pieces for s in b]
+    atoms = {a for x in conds for a in x.atoms()}.union(*map(scalar_atoms, scalars))
+    if any(a.kind == "div" and (a.args[1].as_int() or keys) >= SHORT_RUN for a in atoms):
+        return min(keys, SHORT_RUN)
+    data = (x for c in conds for x in conjuncts(c) if x.op == "or")
+    return min(keys, SHORT_TILE) if any(cond_loads(x) for x in data) else keys
+
+
 def error_bound(
     derivation: Derivation,
     sizes: Mapping[str, int] | None = None,
@@ -81,7 +98,9 @@ def error_bound(
     factors the roundoff of a computed factor of products with elements of inputs, where it is rounded before
     """
     whole = system(derivation.streamed, derivation.report.moved)
-    errors = Errors(whole, keys=keys or KEYS[DTYPES[dtype]], apart=apart, factors=factors / UNIT_ROUNDOFF[dtype])
+    keys, factors = keys or KEYS[DTYPES[dtype]], factors / UNIT_ROUNDOFF[dtype]
+    shortest = shortest_tile(derivation.streamed, keys)
+    errors = Errors(whole, keys=keys, apart=apart, factors=factors, shortest=shortest)
     found = []
     for name, (axes, element) in whole.outputs.items():
         scope = Scope(dict(axes))

@@ -32,15 +32,17 @@ EXACT_BITS = 24
 class Errors(Sizes):
     """Errors of the expressions of one system.
 
-    keys     how many terms are added between two moves
-    apart    they are added up by themselves before they join the state
-    factors  of a product that is summed, whose other factor is an element of an input: how many times u a computed one
-             is rounded by before it is multiplied; 0 where it is taken as it is
+    keys      how many terms are added between two moves
+    apart     they are added up by themselves before they join the state
+    factors   of a product that is summed, whose other factor is an element of an input: how many times u a computed one
+              is rounded by before it is multiplied; 0 where it is taken as it is
+    shortest  how many terms there are between two moves at the least
     """
 
     keys: int = 1
     apart: bool = True
     factors: float = 0.0
+    shortest: int = 1
     _errors: dict[tuple[Scalar, Scope], Posy] = field(default_factory=dict)
     _of_states: dict[str, Posy] = field(default_factory=dict)
 
@@ -229,7 +231,7 @@ class Errors(Sizes):
 
     def _times(self, r: Reduction) -> Posy:
         """How often the state of a sum moves after it has a term."""
-        times = symbol(Function("moves", of_poly(r.axis[1]), self.keys))
+        times = symbol(Function("moves", of_poly(r.axis[1]), self.shortest))
         return times if r.domain.is_true else times + number(RANGES)
 
     def _is_input(self, s: Scalar) -> bool:

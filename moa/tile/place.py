@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from moa.normal import Index, Scalar, cond_polys, load, loads, subterms
 from moa.poly import Poly
+from moa.tile.congruence import congruence
 from moa.tile.strategy import Strategy
 from moa.tiles import Map, Nest, Reduce, TileAxis, TileStmt
 
@@ -246,7 +247,7 @@ def scattered(value: Scalar, lane: str) -> int:
     found += [p for s in subterms(value) if s.op == "int" for p in s.args]
     found += [p for _, index in loads(value) for p in index if stride_kind(index, lane) == "strided"]
     alone = [p for p in dict.fromkeys(found) if lane in p.vars() and p.coefficient(lane) is None]
-    return sum(len(p.atoms()) for p in alone if lane_load(p, lane) is None)
+    return sum(len(p.atoms()) for p in alone if lane_load(p, lane) is None and congruence(p, lane) is None)
 
 
 def lane_by_lane(statement: Map | Reduce, lane: str | None) -> bool:
@@ -257,7 +258,10 @@ def lane_by_lane(statement: Map | Reduce, lane: str | None) -> bool:
         p for s in subterms(statement.value) if s.op == "select" for p in cond_polys(s.args[0]) if lane in p.vars()
     ]
     own = any(
-        ((c := p.coefficient(lane)) is None or c.as_int() not in (1, -1)) and lane_load(p, lane) is None for p in found
+        ((c := p.coefficient(lane)) is None or c.as_int() not in (1, -1))
+        and lane_load(p, lane) is None
+        and congruence(p, lane) is None
+        for p in found
     )
     return own or scattered(statement.value, lane) > FEW_SCATTERED
 

@@ -200,7 +200,8 @@ class Statements(ABC):
             value = self.resolve(self.here(rename(e.body, mapping)), home)
         if not mask.is_true:
             value = choose(mask, value, lit(0))
-        lane = self.lane(load("?", as_index(names)), value, over, free=True, scope=home)
+        alone_here = home if self.made_once(e.name) else None
+        lane = self.lane(load("?", as_index(names)), value, over, free=True, scope=alone_here)
         tile = self.tile_for(e.name, index, self.order(names, lane), home)
         target = load(tile, as_index(self.tiles[tile].axes))
         self.emit(Reduce(target, e.op, value, over, True) if over else Map(target, value), home)
@@ -346,7 +347,8 @@ class Statements(ABC):
     ) -> str | None:
         """The cheapest lane axis of a statement; `free`: the target may still put any of its axes last.
 
-        scope   where it will stand: outside of loops, nothing is packed before them
+        scope   where a sum will stand that is made here alone: outside of loops, nothing is packed before them. Who
+                compares sums that are made in several places expects equal bits, and so lanes chosen alike
         """
         if self.integral(target):
             return None  # integers are scalars
@@ -362,6 +364,10 @@ class Statements(ABC):
         return choose_lane(
             axes, target, value, over, self.lanes, self.plan.strategy, free, reused, self.plan.memory.__contains__
         )
+
+    def made_once(self, name: str) -> bool:
+        """Whether a name is that of a sum that becomes an array: all that read it read the same bits."""
+        return name.endswith(".r") and name.removesuffix(".r") in self.plan.memory
 
     def integral(self, target: Scalar) -> bool:
         return target.args[0] in self.plan.memory and self.plan.memory[target.args[0]].kind != "f"
@@ -396,7 +402,8 @@ class Statements(ABC):
         inverse = self.plan.strategy.inverses and scope.loop is not None
         statement = replace(statement, value=self.plan.hosted(value, inverse))
         over = statement.over if isinstance(statement, Reduce) else ()
-        lane = self.lane(statement.target, statement.value, over, scope=scope)
+        alone_here = scope if self.made_once(statement.target.args[0]) else None
+        lane = self.lane(statement.target, statement.value, over, scope=alone_here)
         if lane is not None and scattered(statement.value, lane) > MOST_SCATTERED:
             lane = None
         loops = tuple(v for v in self.statement_axes(statement.target, ()) if v != lane)
