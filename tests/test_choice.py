@@ -156,6 +156,8 @@ def test_parts_where_threads_outnumber_rows() -> None:
     assert k.form_at(sizes, 1, machine=ZEN) == "as written"
     assert k.form_at(sizes, 2, machine=ZEN) == "in parts, merged"
     assert k.form_at(sizes | {"n": 64}, 2, machine=ZEN) == "as written"
+    for m in (8000, 32000, 64000, 300000):  # from the second cache to beyond the last one
+        assert k.form_at(sizes | {"m": m}, 2, machine=ZEN) == "in parts, merged"
 
 
 # the rule, and what it rests on --------------------------------------------------------------------------------------
@@ -185,6 +187,13 @@ def test_an_outlook_is_kept_as_text() -> None:
     for k in (fresh("causal"), mapped()):
         o = k._outlook(0, "as written", 16)
         assert from_json(to_json(o), Outlook, (Outlook, Sketch, Rounds, Made)) == o
+
+
+def test_reductions_of_positions_have_an_outlook() -> None:
+    k = moa.compile("argmax(-X), argmax(X * X, axis=0)", X="n m")
+    x = np.arange(12.0).reshape(3, 4)
+    rows, columns = k(x)
+    assert rows.tolist() == [0, 0, 0] and columns.tolist() == [2, 2, 2, 2]
 
 
 def test_the_machine_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,4 +268,4 @@ def test_what_is_listed_is_what_runs() -> None:
         (own,) = (c for c in why.candidates if c.kind == kind and c.chosen)
         assert own.name.startswith(f"{getattr(strategy, kind)} ")
         others = [c for c in why.candidates if c.kind == kind and not c.chosen]
-        assert others and all(c.reason and c.words for c in others)
+        assert bool(others) == (kind == "keys") and all(c.reason and c.words for c in others)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 
 import moa
@@ -272,13 +273,51 @@ def test_what_is_too_long_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
         predicted_bytes.cache_clear()
 
 
-def test_what_data_decide_is_not_predicted() -> None:
-    k = moa.compile("X[idx] * 2", X="n d", idx="int r", dtype="float32")
-    (level,) = k.cost(machine(1), n=50, r=1000, d=64).levels
-    assert level.predicted_bytes == level.closed_form_bytes
-    k = moa.compile("softmax(X[argsort(sum(X, axis=1))])", X="n d", dtype="float32")
-    (level,) = k.cost(machine(1), n=50, d=64).levels
-    assert level.predicted_bytes is None and "not predicted" in str(k.cost(machine(1), n=50, d=64))
+SEGMENTS = """def f(Q[n, d], K[m, d], V[m, d], a: int[n], b: int[m]):
+    return softmax(where(a[:, None] == b, Q @ K.T, -inf)) @ V
+"""
+LENGTHS = """def f(Q[b, n, d], K[b, m, d], V[b, m, d], length: int[b]):
+    return softmax(where(iota(m) < length[:, None, None], Q @ transpose(K, [0, 2, 1]), -inf)) @ V
+"""
+
+
+@pytest.mark.parametrize("name", ["gather", "gathered", "segments", "lengths", "sorted"])
+def test_what_data_decide_has_a_bound(name: str) -> None:
+    """At most so much: more than any data move, and no longer so where nothing depends on data."""
+    rng = np.random.default_rng(0)
+    X, Q, K = (rng.standard_normal((n, 64), dtype=np.float32) for n in (300, 60, 300))
+    idx = rng.integers(0, 300, 150)
+    kernel, values = {
+        "gather": (moa.compile("X[idx] * 2", X="n d", idx="int r", dtype="float32"), [(X, idx)]),
+        "gathered": (
+            moa.compile("softmax(Q @ K[idx].T) @ K[idx]", Q="n d", K="m d", idx="int r", dtype="float32"),
+            [(Q, K, idx), (Q, K, np.arange(150))],
+        ),
+        "segments": (
+            moa.compile(SEGMENTS, dtype="float32"),
+            [(Q, K, K, np.arange(60) // 20, np.arange(300) // 100), (Q, K, K, np.zeros(60, int), np.zeros(300, int))],
+        ),
+        "lengths": (
+            moa.compile(LENGTHS, dtype="float32"),
+            [(np.stack([Q] * 2), np.stack([K] * 2), np.stack([K] * 2), np.array(n)) for n in ((300, 300), (3, 170))],
+        ),
+        "sorted": (moa.compile("X[argsort(sum(X, axis=1))]", X="n d", dtype="float32"), [(X,)]),
+    }[name]
+    for given in values:
+        for level in kernel.measure(*given, caches=[(512 * KIB, 0), (4096 * KIB, 0)]).predicted:
+            assert level.at_most and level.regime != LESS
+            assert level.predicted_bytes >= 0.98 * level.measured_bytes, (name, level)
+            assert level.predicted_bytes <= 4 * level.measured_bytes or name == "lengths"
+    shown = str(kernel.measure(*given, caches=[(512 * KIB, 0)]))
+    assert "at most" in shown
+
+
+def test_below_a_tile_there_is_no_bound() -> None:
+    k = moa.compile(SEGMENTS, dtype="float32")
+    found = k.cost(machine(4, 512), n=100, m=400, d=64)
+    assert [x.predicted_bytes is None for x in found.levels] == [True, False]
+    assert "not predicted" in str(found) and "at most: data say what is visited" in str(found)
+    assert not any(x.at_most for x in fresh("attention").cost(machine(512), n=9, m=9, dk=8, dv=8).levels)
 
 
 # formulas, and what a user sees --------------------------------------------------------------------------------------

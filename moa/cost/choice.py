@@ -18,7 +18,7 @@ from moa.loops import ELEMENT_BYTES
 from moa.machine import Machine, Memory
 from moa.naming import flops as scalar_flops
 from moa.normal import Eq, Normal, Scalar, loads
-from moa.ops import REDUCERS
+from moa.ops import OPERATORS
 from moa.poly import Atom, Poly, const, minimum, size
 from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
 
@@ -210,7 +210,7 @@ def nest(tiles: Tiles, s: Nest, lengths: Mapping[str, Poly], around: Around) -> 
     for x in s.statements:
         axes = dict.fromkeys((*own, *(x.over if isinstance(x, Reduce) else ())))
         points = product(lengths[a] for a in axes)
-        flops = scalar_flops(x.value) + (REDUCERS[x.op.removesuffix("_ref")].flops if isinstance(x, Reduce) else 0)
+        flops = scalar_flops(x.value) + (joining(x.op) if isinstance(x, Reduce) else 0)
         touched, streamed = zero, zero
         for name, index in dict.fromkeys((*loads(x.value), *loads(x.target))):
             used = {v for p in index for v in p.vars()}
@@ -222,6 +222,12 @@ def nest(tiles: Tiles, s: Nest, lengths: Mapping[str, Poly], around: Around) -> 
         made = functions(x.value)
         out = together(out, Rounds(around, points * (flops - made), points * made, touched, streamed))
     return out
+
+
+def joining(op: str) -> int:
+    """Operations that take one more value into a reduction; that of pairs, or of positions, is no operator: one."""
+    known = OPERATORS.get(op.removesuffix("_ref"))
+    return 1 if known is None else known.flops
 
 
 def makes(
@@ -270,24 +276,28 @@ class Times:
 
 
 def times_of(
-    o: Outlook, lengths: Lengths, sizes: Mapping[str, int], threads: int, machine: Machine, dtype: str
+    o: Outlook, lengths: Lengths, sizes: Mapping[str, int], threads: int, machine: Machine, dtype: str, long: int = 0
 ) -> Times:
-    """What the busiest thread waits for with tiles of these lengths: operations, and bytes beyond each cache."""
+    """What the busiest thread waits for with tiles of these lengths: operations, and bytes beyond each cache.
+
+    long  positions that all loops go through, for one item among many, whatever the sizes are
+    """
     found: dict[str, float] = {}
     at = {**sizes, ROWS: lengths.rows, KEYS: lengths.keys}
     word, scratch_word = word_bytes(dtype), max(word_bytes(dtype), 4)
     rate = machine.rate(dtype) / machine.threads
-    all_bytes = word * value_of(o.words, at)
+    all_bytes = float("inf") if long else word * value_of(o.words, at)
     few = machine.costs("few") if lengths.few else 1.0
     for s in o.phases:
-        items = items_of(s, lengths, at)
+        items = 1 if long else items_of(s, lengths, at)
         if not items:
             continue
         share = -(-items // threads)  # items of the busiest thread
         total = dict.fromkeys(PARTS, 0.0)
         held = scratch = scratch_word * value_of(s.scratch, at)
         for r in s.rounds:
-            often, exact = rounds_of(r.loops, at)
+            loops = tuple((const(long), step) for _, step in r.loops) if long else r.loops
+            often, exact = rounds_of(loops, at)
             for k in PARTS:
                 full, none = (value_of(getattr(r, k), {**at, KEYS: n}) for n in (lengths.keys, 0))
                 total[k] += often * none + exact * (full - none)
