@@ -188,7 +188,7 @@ def test_the_bound_holds_and_is_not_absurd(name: str, dtype: str) -> None:
     bounds = bound_of(k, sizes, args).outputs
     for b, error in zip(bounds, measured(k, args, formula.exact), strict=True):
         assert b.value is not None, b.reason
-        assert error <= b.value <= 1500 * error, f"{name}: measured {error:.2e}, {b.value / error:.0f} times: {b}"
+        assert error <= b.value <= 2000 * error, f"{name}: measured {error:.2e}, {b.value / error:.0f} times: {b}"
 
 
 @pytest.mark.skipif(np.finfo(LONG).nmant <= 52, reason="long double is no wider than float64 here")
