@@ -46,6 +46,7 @@ KEYS = {"f64": 96, "f32": 192}
 MOST_CALLS = 256  # shapes whose plans are kept
 LONGEST_BLOCK = 3500  # instructions in one block; with more, fewer rows are computed at once
 FEW_ROWS = 0.75  # of a vector: up to this many rows, lanes along another axis cost less
+SOME_MORE = 1.6  # vectors: so do more than one vector of rows, up to this many
 MOST_ROW_AXES = 3  # that are looked at where the innermost one is short
 LONG_SUM = 16  # terms: shorter sums are made again rather than stored
 SINGLE_THREAD_FLOPS = 6_000_000  # below about 100 us on one thread, waking another costs more than it brings
@@ -404,7 +405,8 @@ class Kernel:
         width = host().width(self._element)
         vectors = min(VECTORS, -(-rows_there // width))
         vectors = {3: 4}.get(vectors, vectors)
-        rows = max(1, rows_there) if rows_there <= max(1, FEW_ROWS * width) else vectors * width
+        few_rows = rows_there <= max(1, FEW_ROWS * width) or width < rows_there <= SOME_MORE * width
+        rows = max(1, rows_there) if few_rows else vectors * width
         block, precise = 4 * VECTORS // max(vectors, 1), self._element == "f32"
         few = 4 if precise else 1
         pairs = self._pairs(width)

@@ -120,3 +120,29 @@ def test_products_are_packed_and_outputs_transposed() -> None:
 def test_what_a_nest_makes_for_itself_is_not_stored() -> None:
     (phase,) = causal(5).place(ROWS).tiles.phases
     assert {t.name for t in phase.tiles if t.space == "block"} >= {"fold.0.ref0.old"}
+
+
+SOME = Strategy(4, 6, 8, 2, 2, 4)
+"""More rows than a vector has lanes, and no multiple of them: lanes are keys and columns."""
+
+
+@pytest.mark.parametrize("n", [1, 5, 6, 13])
+def test_more_rows_than_lanes_are_blocks(n: int) -> None:
+    for c in (causal(n), grouped(2, n)):
+        placed, want, nan = c.place(SOME), c.expected(), c.normal()
+        assert all(x.lane not in ("i", "b1") for p in placed.tiles.phases for x in nests(p.body))
+        assert not c.differs(c.tiles(placed), want, nan)
+        assert not c.differs(c.loops(placed), want, nan)
+
+
+@pytest.mark.parametrize("backend", ["llvm", "c"])
+def test_a_kernel_of_few_rows_more_than_a_vector(backend: str) -> None:
+    kernel = compile(CAUSAL.replace("j <= i", "j <= i + 300").replace("K[n, d], V[n, c]", "K[m, d], V[m, c]")
+                     .replace("iota(n)\n", "iota(m)\n"), dtype="float32", backend=backend)  # fmt: skip
+    rng = np.random.default_rng(1)
+    for n, m in ((17, 211), (25, 317), (26, 211), (20, 1)):
+        q, k, v = (rng.standard_normal(s).astype("f") for s in ((n, 40), (m, 40), (m, 24)))
+        i, j = np.indices((n, m))
+        s = np.where(j <= i + 300, q.astype(float) @ k.T, -np.inf)
+        e = np.exp(s - s.max(-1, keepdims=True))
+        assert np.abs(kernel(q, k, v) - e @ v / e.sum(-1, keepdims=True)).max() < 1e-5

@@ -130,7 +130,7 @@ def blocked(nest: Nest, statement: Map | Reduce, s: Strategy, around: Around) ->
     across = horizontal(statement, own, nest.lane)
     sizes = dict(nest.loops)
     if own and not s.warps and turned(nest, own[-1]):
-        ahead = around.axis if own[-1] == around.axis else None
+        ahead = around.axis if around.axis in (own[-1], nest.lane) else None
         return replace(nest, loops=(*nest.loops[:-1], (own[-1], s.width)), ahead=ahead)
     if own:
         sizes[own[-1]] = max(sizes[own[-1]], s.block if inside else s.map_block)

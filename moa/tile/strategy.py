@@ -12,7 +12,7 @@ class Strategy:
 
     width       lanes of a vector
     rows        values of the row axis in one work item: a multiple of the width, which are the lanes, or fewer than
-                the width, with lanes along other axes
+                twice the width, with lanes along other axes
     keys        steps of a loop over a reduced axis that are in scratch at a time
     block       rows of a register block of a statement that reduces inside
     map_block   rows of a register block of elementwise statements: their coefficients want registers too
@@ -42,7 +42,7 @@ class Strategy:
     pairs: Literal["", "exact", "rounded"] = ""
 
     def __post_init__(self) -> None:
-        assert self.rows < self.width or self.rows % self.width == 0, self
+        assert self.rows < 2 * self.width or self.rows % self.width == 0, self
         assert self.keys % self.width == 0, self
 
     @property
@@ -52,4 +52,6 @@ class Strategy:
     @property
     def row_block(self) -> int:
         """How many rows are in a register block where they are not the lanes: without a rest, if that can be."""
+        if self.rows > self.width:
+            return 4
         return next((k for k in range(8, 2, -1) if self.rows % k == 0), min(self.rows, 4))
