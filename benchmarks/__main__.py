@@ -9,7 +9,8 @@ The results of each cell are merged into one JSON file, so that a run can be don
 peer` the fastest of the others; `value` what is reached of what is aimed at (`*`: not reached), `ceiling` the share of
 the formula's own ceiling: its products and the instructions of its scores at the multiply-add rate of the same run, or
 one read of keys and values beside it. Errors are the largest difference from float64. `clean` is the least number of
-undisturbed samples of a peer; below three the median is of all samples.
+undisturbed samples of a peer; below three the median is of all samples. The last columns are times over that of `moa`,
+which is the choice of the model alone: of the C backend, of tuned tiles, and of two kernels with the weights in memory.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 for fixed in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # BLAS chooses for this processor, as it would by itself
     os.environ.pop(fixed, None)
+os.environ["MOA_TUNED"] = "0"  # what was tuned on this machine before is not what the model chooses
 
 from rich.console import Console  # noqa: E402
 from rich.status import Status  # noqa: E402

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import Cell
-from benchmarks.record import best_peer, ceiling_s, median_s, met, reached
+from benchmarks.record import BESIDE, best_peer, ceiling_s, median_s, met, reached
 
 HEAD = (
     f"{'cell':28} {'moa ms':>9} {'best peer':>16} {'its ms':>9} {'ratio':>6} {'aim':>5}  {'of':>8} {'value':>7} "
-    f"{'aim':>6}  {'ceiling':>7} {'error':>8} {'peer s':>8} {'clean':>6}"
+    f"{'aim':>6}  {'ceiling':>7} {'error':>8} {'peer s':>8} {'clean':>6} {'in C':>5} {'tuned':>5} {'apart':>5}"
 )
 
 
@@ -22,19 +22,23 @@ def number(value: float, form: str) -> str:
 
 
 def line(cell: Cell, cells: dict[str, Any]) -> str:
-    """One row. `ratio`: how many times as fast as the best peer; `*` after a value: what is aimed at is not reached."""
+    """One row. `ratio`: how many times as fast as the best peer; `*` after a value: what is aimed at is not reached.
+
+    The last columns are times of the same formula over that of the kernel: in C, in tuned tiles, as two kernels.
+    """
     entry = cells[cell.name]
     best = best_peer(entry)
     ours, theirs = median_s(entry, "moa"), median_s(entry, best)
     ratio, value = theirs / ours, reached(cell, cells)
     errors = [float(entry["peers"].get(p, {}).get("error", math.nan)) for p in ("moa", best)]
+    beside = [median_s(entry, n) / ours for n in BESIDE]
     counts = [p["clean"] for p in entry["peers"].values()]
     short = ["" if math.isnan(x) or ok else "*" for x, ok in ((ratio, ratio >= cell.faster), (value, met(cell, value)))]
     return (
         f"{cell.name:28} {number(ours * 1e3, '9.3f')} {best or '-':>16} {number(theirs * 1e3, '9.3f')} "
         f"{number(ratio, '6.2f')} {cell.faster:5.2f}{short[0]:1} {cell.aim[0]:>8} {number(value, '7.3f')} "
         f"{cell.aim[1]:6.2f}{short[1]:1} {number(ceiling_s(entry) / ours, '7.3f')} {number(errors[0], '8.1e')} "
-        f"{number(errors[1], '8.1e')} {min(counts, default=0):6}"
+        f"{number(errors[1], '8.1e')} {min(counts, default=0):6} {' '.join(number(x, '5.2f') for x in beside)}"
     )
 
 

@@ -17,6 +17,7 @@ from moa.machine import Machine
 from moa.measure import Measured
 from moa.step import Step
 from moa.text import MoaError
+from moa.tune import Tuned
 from moa.verify import Verification
 
 Answer = dict[str, Any]
@@ -40,6 +41,8 @@ measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, le
          attainable_bytes, predicted_bytes (or null), measured_bytes, conflict_bytes, off (or null)}],
          calls [{name, loads, stores, bytes}], spills {stores, loads} (or null), counted {name: n},
          not_counted {name: reason}, call_s, calls_timed, peak_bytes (or null)
+tune     kernel, dtype, sizes {name: n}, threads, candidates [{rows, keys, block, map_block, in_lanes,
+         time_s, samples}], chosen, interrupted
 verify   kernel, ok, checks [{name, ok, detail}]
 emit     kernel, backend, files [path]
 step     kernel, program (text), along, form, states [{name, shape [text], start, next}], position (or null),
@@ -175,6 +178,26 @@ def of_machine(m: Machine) -> Answer:
         "flops_per_s": dict(m.flops_per_s),
         "pj_per_flop": dict(m.pj_per_flop),
         "levels": [{k: getattr(level, k) for k in keys} for level in m.levels],
+    }
+
+
+def of_tuned(kernel: Kernel, found: Tuned) -> Answer:
+    return {
+        **of_kernel(kernel),
+        "dtype": found.dtype,
+        "sizes": dict(found.sizes),
+        "threads": found.threads,
+        "candidates": [
+            {
+                **{k: getattr(c.strategy, k) for k in ("rows", "keys", "block", "map_block")},
+                "in_lanes": c.strategy.rows_in_lanes,
+                "time_s": c.time_s,
+                "samples": c.samples,
+            }
+            for c in found.candidates
+        ],
+        "chosen": found.chosen,
+        "interrupted": found.interrupted,
     }
 
 

@@ -24,6 +24,7 @@ from moa.measure import measure as taken
 from moa.probe import probe
 from moa.terminal import described, say, seconds, titled, working
 from moa.text import MoaError, printable
+from moa.tune import tune as tuned
 from moa.verify import verify as check
 from moa.verify.check import Check
 
@@ -297,6 +298,45 @@ def measure(
             tell(answers.of_measured(kernel, found))
         else:
             say(str(found))
+
+
+@app.command(short_help="Measure the best few tiles, and use the fastest.")
+def tune(
+    file: File,
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=VALUE]...", help="x.npy, data.npz:key, or a number; by default random."),
+    ] = None,
+    size: Sizes = None,
+    lead: Annotated[str, typer.Option("--lead", metavar="B,H", help="What `...` is for random inputs.")] = "",
+    seed: Annotated[int, typer.Option("--seed", help="Of the random inputs.")] = 0,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="How many share the work.")] = None,
+    limit: Annotated[float, typer.Option("--seconds", help="To measure for, without compiling.")] = 5.0,
+    dtype: Floats = Dtype.float32,
+    shape: Shapes = None,
+    function: Chosen = "",
+    as_json: Json = False,
+) -> None:
+    """Measure the model's choice of tiles and its neighbours in turn; later calls at such sizes use the fastest.
+
+    What won is kept beside the cache, for this machine. Ctrl-C ends the measuring. MOA_TUNED=0 leaves it unused.
+
+    \b
+      moa tune examples/attention.moa --size n=2048 --size m=2048 --size dk=64 --size dv=64 --lead 1,8
+    """
+    with guarded(as_json):
+        kernel = made(file, shape, dtype.value, function)
+        named: dict[str, Any] = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
+        named |= {k: loaded(kernel, k, v) for k, v in pairs(values, "an argument").items()}
+        axes = [whole("--lead", x) for x in lead.split(",") if x]
+        with working(f"compiling {kernel.name}") as now:
+            found = tuned(kernel, (), named, threads, axes, seed, limit, True, now)
+        if as_json:
+            tell(answers.of_tuned(kernel, found))
+        else:
+            say(str(found))
+        if found.interrupted:
+            raise SystemExit(INTERRUPTED)
 
 
 @app.command(short_help="Write a C library of a program.")

@@ -101,20 +101,28 @@ class Kept:
 
     def value(self, wanted: Any, make: Callable[[], T], *parts: str) -> T:
         """What `make` gives, which is a `wanted`, from the disk if it is there."""
-        if self.written is None:
-            return make()
-        parts = ("value", *parts, *self.written.parts())
-        content = recalled(*parts)
-        if content is not None:
-            try:
-                found: T = from_json(content, wanted, CLASSES)
-                return found
-            except ValueError:
-                pass
+        found: T | None = self.get(wanted, *parts)
+        if found is not None:
+            return found
         made = make()
-        with suppress(RecursionError):  # what is nested too deep to be written is not kept
-            keep(to_json(made).encode(), *parts)
+        self.put(made, *parts)
         return made
+
+    def get(self, wanted: Any, *parts: str) -> Any:
+        """What was put, which is a `wanted`, or None."""
+        content = None if self.written is None else recalled("value", *parts, *self.written.parts())
+        if content is None:
+            return None
+        try:
+            return from_json(content, wanted, CLASSES)
+        except ValueError:
+            return None
+
+    def put(self, made: Any, *parts: str) -> None:
+        """Keeps a value for other processes."""
+        if self.written is not None:
+            with suppress(RecursionError):  # what is nested too deep to be written is not kept
+                keep(to_json(made).encode(), "value", *parts, *self.written.parts())
 
     def variant(self, builder: Builder, make: Callable[[], tuple[Packing, Any]], *parts: str) -> tuple[Packing, Any]:
         """What `make` gives: what calls pack, and what the backend built. Parts and builder tell it from others."""

@@ -153,6 +153,7 @@ class Kernel:
         self._variants: dict[tuple[Any, ...], Variant] = {}
         self._row_extents: dict[Any, tuple[Poly, ...]] = {}
         self._again: dict[Any, tuple[tuple[str, Poly, Poly], ...]] = {}
+        self._winners: dict[tuple[str, ...], Strategy] = {}  # what calls of a class use
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._fronts: dict[int, Front] = {}
         self._places: dict[tuple[int, str, Strategy], Placed] = {}  # as calls are at sizes that were asked about
@@ -252,6 +253,25 @@ class Kernel:
         Errors: MoaError of kind "argument"
         """
         return _face("measure").measure(self, arrays, named, caches, threads, lead, seed, now)
+
+    def tune(
+        self,
+        *arrays: Any,
+        threads: int | None = None,
+        lead: Sequence[int] = (),
+        limit_s: float = 5.0,
+        keep: bool = True,
+        now: Callable[[str], None] = lambda text: None,
+        **named: Any,
+    ) -> Any:
+        """Measures the few best tiles for a call, and uses the fastest from now on (a `moa.tune.Tuned`).
+
+        Arguments are those of a call; sizes named in place of arrays make random ones, with `lead` for `...`.
+
+        keep  for other processes on this machine too
+        Errors: MoaError of kind "argument"
+        """
+        return _face("tune").tune(self, arrays, named, threads, lead, 0, limit_s, keep, now)
 
     def step(self, *, size: str = "", ranks: int = 0) -> Any:
         """One more token (a `moa.step.Step`): the update of constant memory that is in this kernel over n tokens.
@@ -364,8 +384,63 @@ class Kernel:
             found = (name, ranks)
         return 0 if found is None else found[1]
 
+    def _facts(self, values: list[Any], threads: int | None) -> tuple[int, Front, dict[str, Any], dict[str, int], str]:
+        """Of a call: ranks, front, what was given, sizes, and the name of the form."""
+        given = {p.name: v for p, v in zip(self._parameters, values, strict=True) if v is not ABSENT}
+        ranks = self._ranks({k: v for k, v in given.items() if isinstance(v, np.ndarray)})
+        front = self._front(ranks)
+        sizes = bind(front.program, given)
+        form = chosen(front.forms, sizes, default_threads() if threads is None else threads).name
+        return ranks, front, given, sizes, form
+
+    def _choice(self, values: list[Any], threads: int | None) -> Strategy:
+        """The tiles that the model chooses for a call."""
+        ranks, _, _, sizes, form = self._facts(values, threads)
+        return self.strategy_at(form, sizes, ranks)
+
+    def _call_by(self, values: list[Any], threads: int | None, strategy: Strategy) -> Call:
+        """The plan of a call in these tiles."""
+        with PLANNING:
+            ranks, front, given, sizes, _ = self._facts(values, threads)
+            return self._plan(ranks, front, given, sizes, threads, strategy)
+
+    def _keep_choice(self, values: list[Any], threads: int | None, strategy: Strategy, keep: bool) -> None:
+        """Makes a strategy what later calls like this one use."""
+        ranks, _, _, sizes, form = self._facts(values, threads)
+        model = self.strategy_at(form, sizes, ranks)
+        parts = self._class(ranks, form, sizes, model)
+        self._winners[parts] = strategy
+        self._calls.clear()
+        if keep:
+            self._kept.put((strategy.rows, strategy.keys, strategy.block, strategy.map_block), *parts)
+
+    def _class(self, ranks: int, form: str, sizes: Mapping[str, int], model: Strategy) -> tuple[str, ...]:
+        """What calls have in common that use one choice: sizes between the same powers of two among it."""
+        builder = import_module(f"moa.backends.{self.backend}_build")
+        classes = str(sorted((k, int(n).bit_length()) for k, n in sizes.items()))
+        return ("tuned", builder.identity(), str(os.cpu_count()), self.dtype, str(ranks), form, classes, str(model))
+
+    def _strategy(self, ranks: int, form: str, sizes: Mapping[str, int]) -> Strategy:
+        """The tiles for a call: those that were tuned for its class, else the model's choice."""
+        model = self.strategy_at(form, sizes, ranks)
+        if self.backend == "cuda":
+            return model
+        parts = self._class(ranks, form, sizes, model)
+        if parts not in self._winners:
+            on = os.environ.get("MOA_TUNED", "") != "0"
+            found = self._kept.get(tuple[int, int, int, int], *parts) if on else None
+            rows, keys, block, map_block = found or (model.rows, model.keys, model.block, model.map_block)
+            self._winners[parts] = replace(model, rows=rows, keys=keys, block=block, map_block=map_block)
+        return self._winners[parts]
+
     def _plan(
-        self, ranks: int, front: Front, given: dict[str, Any], sizes: dict[str, int], threads: int | None
+        self,
+        ranks: int,
+        front: Front,
+        given: dict[str, Any],
+        sizes: dict[str, int],
+        threads: int | None,
+        strategy: Strategy | None = None,
     ) -> Call:
         program = front.program
         arrays = {k: v for k, v in given.items() if isinstance(v, np.ndarray) and v.ndim}
@@ -376,7 +451,7 @@ class Kernel:
         if count < 1:
             raise MoaError("argument", f"threads is {count}", None, "use at least one")
         form = chosen(front.forms, sizes, count)
-        variant = self._variant(ranks, form.name, fixed, unit, sizes)
+        variant = self._variant(ranks, form.name, fixed, unit, strategy or self._strategy(ranks, form.name, sizes))
         params: dict[str, Any] = {p.name: given.get(p.name, p.default) for p in program.inputs if not p.shape}
         params = {k: float(v) for k, v in params.items() if v is not None} | sizes
         if threads is None and form.cost(sizes) < SINGLE_THREAD_FLOPS:
@@ -385,15 +460,13 @@ class Kernel:
         return prepare(variant.packing, variant.built, order, arrays, sizes, params, self.dtype, count)
 
     def _variant(
-        self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
+        self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], strategy: Strategy
     ) -> Variant:
-        """The instance for these sizes: the number of rows in a work item follows the rows there are."""
-        strategy = self.strategy_at(form, sizes, ranks)
-        own = strategy.rows, strategy.row, strategy.short, strategy.stored
-        key = (ranks, form, tuple(sorted(fixed.items())), unit, own)
-        if key not in self._variants:
-            self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
-        return self._variants[key]
+        """The instance in these tiles: the number of rows in a work item follows the rows there are."""
+        key = (ranks, form, tuple(sorted(fixed.items())), unit, strategy)
+        found = self._variants.pop(key, None) or self._compiled(ranks, form, strategy, fixed, unit)
+        self._variants[key] = found  # the last one is what ran last
+        return found
 
     def strategy_for(self, rows_there: int, row: int = 0) -> Strategy:
         """Tiles for so many rows there are: vectors of them, or a few where lanes are along another axis.

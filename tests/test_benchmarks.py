@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 
 from benchmarks import __main__ as run
 from benchmarks.cells import Cell, cells, inputs_of, reference, rounded
-from benchmarks.peers import Options, found, hand_probe, moa_kernel, numpy_blas
-from benchmarks.record import best_peer, met, reached
+from benchmarks.peers import Options, found, hand_probe, moa_beside, moa_kernel, numpy_blas
+from benchmarks.record import BESIDE, best_peer, met, reached
 from benchmarks.sampling import Peer, Sample, measure
 from moa.ceilings import READ_CHUNK_BYTES, Ceiling, Reader
 from moa.storage import numpy_dtype
@@ -30,6 +31,16 @@ def test_kernel_and_numpy_agree_with_the_reference(formula: str) -> None:
     peers = list(found(given, wanted, ["moa", "numpy"], Options(1)))
     assert [p.name for p in peers] == ["moa", "numpy"]
     assert all(isinstance(p, Peer) and p.error < 1e-11 for p in peers), peers
+
+
+@pytest.mark.parametrize("formula", sorted(SMALL))
+def test_what_stands_beside_the_kernel_computes_the_same(formula: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moa_beside, "TUNED_S", 1e-3)
+    given = inputs_of(replace(SMALL[formula], dtype="float64"))
+    peers = list(found(given, reference(given), ["beside"], Options(1)))
+    names = [p.name for p in peers if shutil.which("cc") or p.name != "moa in C"]
+    assert names == [n for n in BESIDE if shutil.which("cc") or n != "moa in C"]
+    assert all(isinstance(p, Peer) and p.error < 1e-11 for p in peers if p.name in names), peers
 
 
 def test_a_wrong_result_has_an_error() -> None:

@@ -27,8 +27,8 @@ ORDER = [
     "rewrite", "normal", "record", "naming", "psi", "canonical", "domains", "laws", "stream", "tiles", "tile",
     "loops", "lower", "lift", "expand", "interp", "cost", "backends", "ceilings", "forms", "increment", "transcribe",
     "pipeline", "storage", "dlpack", "arrays", "call", "kept", "kernel", "device_arrays", "device_call", "device",
-    "step", "numerics", "verify", "explain", "emit", "emit_cuda", "files", "given", "measure", "probe", "answers",
-    "terminal", "cli", "__main__",
+    "step", "numerics", "verify", "explain", "emit", "emit_cuda", "files", "given", "measure", "tune", "probe",
+    "answers", "terminal", "cli", "__main__",
 ]
 # fmt: on
 

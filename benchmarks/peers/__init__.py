@@ -35,6 +35,7 @@ Found = Iterator[tuple[str, Callable[[], Any]] | Absent]
 
 MODULES = {
     "moa": "moa_kernel",
+    "beside": "moa_beside",
     "probe": "hand_probe",
     "numpy": "numpy_blas",
     "torch": "pytorch",
