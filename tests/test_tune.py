@@ -56,6 +56,7 @@ def test_what_won_is_used_by_calls_of_its_class_and_in_other_processes(
 ) -> None:
     monkeypatch.setenv("MOA_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("MOA_CACHE", "1")
+    monkeypatch.setattr("moa.cache.made_by", lambda: "this version")  # sources may change while the tests run
     kernel, arrays = made(), given(70, 301)
     kernel(*arrays)
     monkeypatch.setattr(tuning, "sampled", wins(2))
