@@ -32,8 +32,8 @@ cost     kernel, sizes {name: n}, passes, formulas and values (or null) of flops
          conjectured_bound_bytes, attainable_bytes, predicted_bytes (or null), closed_form_bytes (or
          null), regime}],
          times_s {what: n}, energy_j; else null
-cost --why   kernel, sizes {name: n}, threads, machine (or null), candidates [{kind, name, chosen, operations,
-         words, exact, time_s (or null), bytes {level: n or null}, reason}], refused [{law, target, reason}]
+cost --why   kernel, sizes {name: n}, threads, machine, candidates [{kind, name, chosen, time_s, waits_s {what: n},
+         operations, words, exact, bytes {level: n or null}, reason}], refused [{law, target, reason}]
 measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, levels [{capacity_bytes, ways,
          read_bytes, written_bytes, conflict_bytes (or null), arrays [{name, read_bytes, written_bytes}]}],
          predicted [{capacity_bytes, regime, compulsory_bytes, lower_bound_bytes, conjectured_bound_bytes,
@@ -162,8 +162,11 @@ def of_why(kernel: Kernel, found: Why) -> Answer:
         **of_kernel(kernel),
         "sizes": dict(found.sizes),
         "threads": found.threads,
-        "machine": found.machine or None,
-        "candidates": [{**{k: getattr(c, k) for k in keys}, "bytes": dict(c.bytes_moved)} for c in found.candidates],
+        "machine": found.machine,
+        "candidates": [
+            {**{k: getattr(c, k) for k in keys}, "waits_s": dict(c.waits_s), "bytes": dict(c.bytes_moved)}
+            for c in found.candidates
+        ],
         "refused": [dict(zip(("law", "target", "reason"), r, strict=True)) for r in found.refused],
     }
 

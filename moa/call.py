@@ -43,12 +43,15 @@ class Call:
     inputs    (word, parameter, whether it is a plain buffer): pointers to pass
     made      (word, shape, dtype): arrays to make; outputs first
     order     which of `made` is returned at each place
+    between   (word, its first byte behind all scratch) of the arrays in `made` that are no outputs
     """
 
     template: bytes
     inputs: tuple[tuple[int, int, bool], ...]
     made: tuple[tuple[int, tuple[int, ...], Any], ...]
     order: tuple[int, ...]
+    between: tuple[tuple[int, int], ...]
+    between_bytes: int
     phases: int
     scratch_bytes: int
     threads: int
@@ -58,7 +61,7 @@ class Call:
 
     def run(self, values: list[Any]) -> Any:
         """The outputs for the values of the parameters."""
-        arrays = [np.empty(shape, dtype) for _, shape, dtype in self.made]
+        arrays = [np.empty(shape, dtype) for _, shape, dtype in self.outputs]
         self.fill(values, arrays)
         if len(self.order) == 1:
             return arrays[self.order[0]]
@@ -70,7 +73,7 @@ class Call:
         Errors: MoaError as `moa.arrays.results`
         """
         targets = results(out, [self.made[k][1:] for k in self.order])
-        arrays = [np.empty(shape, dtype) for _, shape, dtype in self.made]
+        arrays = [np.empty(shape, dtype) for _, shape, dtype in self.outputs]
         read = [values[k] for _, k, _ in self.inputs]
         for k, target in zip(self.order, targets, strict=True):
             plain = target.flags.c_contiguous and target.flags.aligned
@@ -82,8 +85,13 @@ class Call:
                 target[...] = arrays[k]
         return out
 
+    @property
+    def outputs(self) -> tuple[tuple[int, tuple[int, ...], Any], ...]:
+        """Those of `made` that are returned."""
+        return self.made[: len(self.made) - len(self.between)]
+
     def fill(self, values: list[Any], arrays: list[Array]) -> None:
-        """Runs all phases: writes `arrays`, which are those of `made`."""
+        """Runs all phases: writes `arrays`, which are the outputs."""
         try:
             words, pointers = self.free.pop()
         except IndexError:
@@ -97,9 +105,12 @@ class Call:
                 pointers[at] = FFI.from_buffer(values[k])
             else:
                 words[at] = values[k].__array_interface__["data"][0]
-        for (at, _, _), array in zip(self.made, arrays, strict=True):
+        for (at, _, _), array in zip(self.outputs, arrays, strict=True):
             pointers[at] = FFI.from_buffer(array)
-        workspace = scratch(self.scratch_bytes * self.threads)
+        own_bytes = self.scratch_bytes * self.threads
+        workspace = scratch(own_bytes + self.between_bytes)
+        for at, first in self.between:
+            words[at] = workspace + own_bytes + first
         for job in range(0, self.phases * JOB_WORDS, JOB_WORDS):
             words[job + 4] = workspace
         self.start(words, self.phases)
@@ -162,6 +173,11 @@ def prepare(
                 floats[k] = hosts[s.name]
     names = list(dict.fromkeys([*outputs, *made]))
     items = [evaluate(p, sizes) for p in packing.items]
+    between, between_bytes = [], 0
+    for array in names[len(set(outputs)) :]:
+        word, shape, kind = made[array]
+        between.append((word, between_bytes))
+        between_bytes += -(-int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize // PAGE) * PAGE
     scratch_bytes, count = evaluate(packing.scratch_bytes, sizes), max(1, min(threads, max(items, default=1)))
     for job, entry, n in zip(jobs, built.phases, items, strict=True):
         job[:] = (entry, 0, n, count, 0, scratch_bytes, 1)
@@ -170,6 +186,8 @@ def prepare(
         tuple(inputs),
         tuple(made[n] for n in names),
         tuple(names.index(n) for n in outputs),
+        tuple(between),
+        between_bytes,
         phases,
         scratch_bytes,
         count,

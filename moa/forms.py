@@ -8,11 +8,12 @@ depends on sizes, so the choice is made when they are known.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import partial
 from typing import TypeVar
 
+from moa.cost.choice import product, through, word_bytes
 from moa.laws.affine import SideBySide
 from moa.laws.algebra import reads
 from moa.laws.assemble import Moves, defines, in_order, is_wide, reads_of
@@ -27,6 +28,7 @@ from moa.laws.reassociate import Reassociated, opens
 from moa.laws.sign import nonpositive_steps
 from moa.laws.split import conjuncts
 from moa.laws.table import LAWS
+from moa.machine import Machine, machine_in_use
 from moa.naming import flops as scalar_flops
 from moa.naming import name
 from moa.normal import TRUE, Axis, Cond, Eq, Fold, Normal, Recurrence, Scalar, both, loads
@@ -38,8 +40,6 @@ from moa.stream import Report, stream_with_report
 from moa.tile import parallel
 
 MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
-SEQUENTIAL = 2.5  # an operation in a recurrence, in operations in a tile: a state goes through the cache at each step
-CHUNKED = 10.0  # an operation of a form in chunks: states of all chunks go through memory
 MANY = 1 << 30  # items of a system without traversals: its work is divided anywhere
 MARGIN = 0.8  # of most forms: their operations are of another kind than those of the form as written
 
@@ -53,8 +53,10 @@ class Outline:
     sequential  those of them that stand in recurrences, or in chunks
     sequences   how many recurrences (or chunks) can run at once: the extents along which they are independent
     items       how many rows the longest traversal is computed for: each is the work of one thread
-    margin      it is taken where it costs less than this share of the form as written
-    weight      of a sequential operation, in other ones
+    margin      it is taken where it takes less than this share of the time of the form as written
+    weight      what a sequential operation is, one of `moa.machine.OPERATIONS`: "step" or "chunk"
+    words       that pass through memory: arguments, results, and twice what is stored in between
+    state       words that recurrences hold from step to step, and how many are touched in all steps together
     """
 
     name: str
@@ -63,14 +65,42 @@ class Outline:
     sequences: Poly
     items: Poly
     margin: float
-    weight: float
+    weight: str
+    words: Poly
+    state: tuple[Poly, Poly]
 
-    def cost(self, sizes: Mapping[str, int], threads: int = 1) -> float:
-        """Operations of the busiest thread at these sizes, with their weights."""
+    def operations(self, sizes: Mapping[str, int], threads: int = 1, machine: Machine | None = None) -> float:
+        """Operations of the busiest thread at these sizes, those one behind the other as the machine weighs them."""
+        weight = (machine or machine_in_use()).costs(self.weight)
         sequential = evaluate(self.sequential, sizes)
         others = evaluate(self.flops, sizes) - sequential
         side_by_side = max(1, min(threads, evaluate(self.sequences, sizes)))
-        return others / max(1, min(threads, evaluate(self.items, sizes))) + self.weight * sequential / side_by_side
+        return others / max(1, min(threads, evaluate(self.items, sizes))) + weight * sequential / side_by_side
+
+    def times_s(
+        self, sizes: Mapping[str, int], threads: int = 1, machine: Machine | None = None, dtype: str = "float32"
+    ) -> tuple[tuple[str, float], ...]:
+        """(what is waited for, seconds): operations, arrays where they are, states where they stay.
+
+        Each thread has its share of rates and bandwidths; so many threads as asked for, whatever the machine has.
+        """
+        m = machine or machine_in_use()
+        word = word_bytes(dtype)
+        out = [("flops", self.operations(sizes, threads, m) / (m.rate(dtype) / m.threads))]
+        moved = word * evaluate(self.words, sizes)
+        out.append(through(m, moved, moved, min(threads, max(1, evaluate(self.items, sizes)))))
+        held, touched = (word * evaluate(p, sizes) for p in self.state)
+        if touched:
+            at_once = min(threads, max(1, evaluate(self.sequences, sizes)))
+            where, s = through(m, held, touched, at_once)
+            out.append((f"states in {where}", s))
+        return tuple(out)
+
+    def time_s(
+        self, sizes: Mapping[str, int], threads: int = 1, machine: Machine | None = None, dtype: str = "float32"
+    ) -> float:
+        """At least so long: the largest of its times."""
+        return max(t for _, t in self.times_s(sizes, threads, machine, dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +115,7 @@ class Form(Outline):
     steps: tuple[Step, ...]
 
     def outline(self) -> Outline:
-        return Outline(self.name, self.flops, self.sequential, self.sequences, self.items, self.margin, self.weight)
+        return Outline(*(getattr(self, f.name) for f in fields(Outline)))
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.flops} operations"
@@ -95,14 +125,23 @@ class Form(Outline):
 F = TypeVar("F", bound=Outline)
 
 
-def chosen(forms: tuple[F, ...], sizes: Mapping[str, int], threads: int = 1) -> F:
-    """The form that costs least; the first one unless another one is clearly cheaper."""
+def chosen(
+    forms: tuple[F, ...],
+    sizes: Mapping[str, int],
+    threads: int = 1,
+    machine: Machine | None = None,
+    dtype: str = "float32",
+) -> F:
+    """The form that takes least time; the first one unless another one is clearly faster.
+
+    machine  by whose rates, by default that in use
+    """
     first, *others = forms
     if not others:
         return first
-    limit = first.cost(sizes, threads)
-    cheaper = [f for f in others if f.cost(sizes, threads) < f.margin * limit]
-    return min(cheaper, key=lambda f: f.cost(sizes, threads), default=first)
+    times = {f.name: f.time_s(sizes, threads, machine, dtype) for f in forms}
+    faster = [f for f in others if times[f.name] < f.margin * times[first.name]]
+    return min(faster, key=lambda f: times[f.name], default=first)
 
 
 def streamed_beside(normal: Normal, trace: Trace, moves: Moves = "all") -> tuple[Normal, Report]:
@@ -238,7 +277,8 @@ def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
     items = const(1) if folds else const(MANY)
     for _, extent in max(folds, key=len, default=()):
         items = items * extent
-    return Form(text, total, sequential, sequences, items, MARGIN, SEQUENTIAL, named, steps)
+    words, state = memory_words(named)
+    return Form(text, total, sequential, sequences, items, MARGIN, "step", words, state, named, steps)
 
 
 def _with_one_state(streamed: Normal, own: Trace, trace: Trace) -> Normal:
@@ -405,7 +445,7 @@ def _chunked(order: _Order, trace: Trace) -> Form | None:
     _extend(trace, steps)
     text = f"chunk {', '.join(new)}"
     form = _form("; ".join(filter(None, (str(order), text))), streamed, tuple(own.steps))
-    return replace(form, sequential=form.flops, sequences=states[0].axis[1], weight=CHUNKED)
+    return replace(form, sequential=form.flops, sequences=states[0].axis[1], weight="chunk")
 
 
 def _live(equations: list[Eq | Fold], normal: Normal) -> tuple[Eq | Fold, ...]:
@@ -507,6 +547,31 @@ def flops(normal: Normal) -> tuple[Poly, Poly]:
         if r.readers:
             sequential = sequential + own
     return total, sequential
+
+
+def memory_words(normal: Normal) -> tuple[Poly, tuple[Poly, Poly]]:
+    """(words through memory, (words held in recurrences from step to step, words touched in all steps together))."""
+    total, held, touched = const(0), const(0), const(0)
+    for p in normal.inputs:
+        total = total + product(p.shape)
+    times = dict.fromkeys(normal.stored, 2) | dict.fromkeys(normal.outputs, 1)
+    for e in normal.equations:
+        for x in (e,) if isinstance(e, Eq) else e.members:
+            total = total + _points(x.outer) * times.get(x.name, 0)
+    for r in normal.recurrences:
+        for e in r.readers:
+            total = total + _points(e.outer)
+        for c in r.components:
+            if r.stores(c):
+                total = total + _points(r.kept(c)) * 2
+            if r.readers:
+                held = held + _points(c.outer)
+                touched = touched + _points(c.outer) * 3 * r.axis[1]  # read, written, and read by who uses it
+    own = [parallel(r) for r in normal.recurrences if r.readers]
+    one = const(1)
+    for _, extent in min(own, key=len, default=()):
+        one = one * extent
+    return total, (held.exact_quotient(one) or held, touched)
 
 
 Demand = tuple[int, int, Poly]  # of an array: the positions of two axes, and how many pairs along them are read

@@ -1,7 +1,7 @@
 """What is kept of a compilation on disk: enough to call the kernel again without deriving anything.
 
-Three kinds of entries: the front of a text (its typed program, and the outlines of its forms), the extents of the rows
-of a form, and a variant (what a call packs, and the machine code). All else is derived when it is asked for.
+Three kinds of entries: the front of a text (its typed program, and the outlines of its forms), the outlook of a form
+(what its tiles do), and a variant (what a call packs, and the machine code). All else is derived when it is asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from moa import ir
 from moa.cache import keep, recalled
+from moa.cost.choice import Made, Outlook, Rounds, Sketch
 from moa.forms import Outline
 from moa.lower import Slot
 from moa.parse import parse, parse_expression, with_kernel
@@ -75,7 +76,7 @@ class Front:
 
 CLASSES = (
     *(ir.Program, ir.Input, ir.Value, ir.Scan, ir.Obligation, ir.Range, ir.At, ir.New, ir.Gather, Span),
-    *(Front, Outline, Packing, Slot, Array),
+    *(Front, Outline, Packing, Slot, Array, Outlook, Sketch, Rounds, Made),
 )
 
 

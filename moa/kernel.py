@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from moa import ir
 from moa.arrays import ABSENT, Parameter, hashable, scalar_key
 from moa.call import Call, prepare
+from moa.candidates import Candidate, Setting, tiles_at
+from moa.cost.choice import Outlook, outlook
 from moa.forms import chosen
 from moa.kept import Front, Kept, Written, front_of
 from moa.loops import Element, Loops, longest_block
+from moa.machine import Machine, machine_in_use
 from moa.oracle import bind, evaluate
 from moa.pipeline import (
     LARGEST_SPECIALISED,
@@ -30,7 +33,6 @@ from moa.pipeline import (
     derive,
     packing,
     place,
-    row_extents,
     specialised_sizes,
 )
 from moa.poly import Poly
@@ -45,10 +47,8 @@ VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumul
 KEYS = {"f64": 96, "f32": 192}
 MOST_CALLS = 256  # shapes whose plans are kept
 LONGEST_BLOCK = 3500  # instructions in one block; with more, fewer rows are computed at once
-FEW_ROWS = 0.75  # of a vector: up to this many rows, lanes along another axis cost less
 MOST_ROW_AXES = 3  # that are looked at where the innermost one is short
-LONG_SUM = 16  # terms: shorter sums are made again rather than stored
-SINGLE_THREAD_FLOPS = 6_000_000  # below about 100 us on one thread, waking another costs more than it brings
+EXACT = 1024  # from here on, sizes between two powers of two are alike for tiles
 PLANNING = threading.RLock()  # one compilation at a time; a fork waits for it, so that none is cut off in the child
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=PLANNING.acquire, after_in_parent=PLANNING.release, after_in_child=PLANNING.release)
@@ -150,8 +150,9 @@ class Kernel:
         self._fixed = sizes
         self._derivations: dict[int, Derivation] = {}
         self._variants: dict[tuple[Any, ...], Variant] = {}
-        self._row_extents: dict[Any, tuple[Poly, ...]] = {}
-        self._again: dict[Any, tuple[tuple[str, Poly, Poly], ...]] = {}
+        self._outlooks: dict[Any, Outlook] = {}
+        self._strategies: dict[Any, Strategy] = {}
+        self._again: dict[Any, tuple[tuple[str, Poly, Poly, int], ...]] = {}
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._fronts: dict[int, Front] = {}
         self._places: dict[tuple[int, str, Strategy], Placed] = {}  # as calls are at sizes that were asked about
@@ -374,37 +375,37 @@ class Kernel:
         count = default_threads() if threads is None else threads
         if count < 1:
             raise MoaError("argument", f"threads is {count}", None, "use at least one")
-        form = chosen(front.forms, sizes, count)
-        variant = self._variant(ranks, form.name, fixed, unit, sizes)
+        form = chosen(front.forms, sizes, 1, dtype=self.dtype)
+        if threads is None and form.operations(sizes) < machine_in_use().costs("wake"):
+            count = 1
+        elif count > 1:
+            form = chosen(front.forms, sizes, count, dtype=self.dtype)
+        variant = self._variant(ranks, form.name, fixed, unit, sizes, count)
         params: dict[str, Any] = {p.name: given.get(p.name, p.default) for p in program.inputs if not p.shape}
         params = {k: float(v) for k, v in params.items() if v is not None} | sizes
-        if threads is None and form.cost(sizes) < SINGLE_THREAD_FLOPS:
-            count = 1
         order = {p.name: k for k, p in enumerate(self._parameters)}
         return prepare(variant.packing, variant.built, order, arrays, sizes, params, self.dtype, count)
 
     def _variant(
-        self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int]
+        self, ranks: int, form: str, fixed: dict[str, int], unit: frozenset[str], sizes: Mapping[str, int], threads: int
     ) -> Variant:
-        """The instance for these sizes: the number of rows in a work item follows the rows there are."""
-        strategy = self.strategy_at(form, sizes, ranks)
-        own = strategy.rows, strategy.row, strategy.short, strategy.stored
+        """The instance for these sizes: the lengths of its tiles are chosen by them."""
+        strategy = self.strategy_at(form, sizes, ranks, threads)
+        own = strategy.rows, strategy.keys, strategy.row, strategy.short, strategy.stored
         key = (ranks, form, tuple(sorted(fixed.items())), unit, own)
         if key not in self._variants:
             self._variants[key] = self._compiled(ranks, form, strategy, fixed, unit)
         return self._variants[key]
 
     def strategy_for(self, rows_there: int, row: int = 0) -> Strategy:
-        """Tiles for so many rows there are: vectors of them, or a few where lanes are along another axis.
+        """Usual tiles for so many rows there are: vectors of them, or, of less than one, lanes along another axis.
 
         row  which axis they are along, from the innermost
         """
-        from moa.backends.llvm import host
-
-        width = host().width(self._element)
+        width = self._width
         vectors = min(VECTORS, -(-rows_there // width))
         vectors = {3: 4}.get(vectors, vectors)
-        rows = max(1, rows_there) if rows_there <= max(1, FEW_ROWS * width) else vectors * width
+        rows = max(1, rows_there) if rows_there < width else vectors * width
         block, precise = 4 * VECTORS // max(vectors, 1), self._element == "f32"
         few = 4 if precise else 1
         pairs = self._pairs(width)
@@ -419,22 +420,47 @@ class Kernel:
             return ""
         return "rounded" if self.products == PAIRED else "exact"
 
-    def strategy_at(self, form: str, sizes: Mapping[str, int], ranks: int = 0) -> Strategy:
-        """Tiles for the rows there are at these sizes, along the axis that has most of them where they are few."""
+    @cached_property
+    def _width(self) -> int:
         from moa.backends.llvm import host
 
-        width = host().width(self._element)
+        return host().width(self._element)
+
+    def strategy_at(
+        self, form: str, sizes: Mapping[str, int], ranks: int = 0, threads: int = 1, machine: Machine | None = None
+    ) -> Strategy:
+        """The tiles that take least time at these sizes, by the machine in use or another one.
+
+        Rows are along the axis that has most of them where they are few. How many threads there are decides only what
+        changes no result: any number of them gives the same bits.
+        """
+        m = machine or machine_in_use()
+        key = ranks, form, threads, m, tuple((k, about(n)) for k, n in sizes.items())
+        if key not in self._strategies:
+            if len(self._strategies) > MOST_CALLS:
+                self._strategies.clear()
+            self._strategies[key] = self.tiles_at(form, sizes, ranks, threads, m)[0]
+        return self._strategies[key]
+
+    def tiles_at(
+        self, form: str, sizes: Mapping[str, int], ranks: int, threads: int, machine: Machine
+    ) -> tuple[Strategy, tuple[Candidate, ...]]:
+        """What `strategy_at` takes, and among what."""
+        sizes, width = {k: about(n) for k, n in sizes.items()}, self._width
         extents = {str(e): evaluate(e, sizes) for e in self._extents(ranks, form, width)}
         rows, row = max(extents.values(), default=1), 0
         if rows < width:  # another axis may be longer
             rows, row = max(self._row_axes(ranks, form, sizes, width))
-        short = sorted(e for e, n in extents.items() if n < width <= max(extents.values()))
-        stored = self._stored_once(ranks, form, sizes, width)
-        return replace(self.strategy_for(rows, -row), short=tuple(short), stored=stored)
+        short = tuple(sorted(e for e, n in extents.items() if n < width <= max(extents.values())))
+        usual = replace(self.strategy_for(rows, -row), short=short)
+        setting = Setting(self._outlook(ranks, form, width, -row), sizes, threads, machine, self.dtype)
+        return tiles_at(setting, usual, rows, self.strategy_for, self._made_again(ranks, form, sizes, width))
 
-    def form_at(self, sizes: Mapping[str, int], threads: int = 1, ranks: int = 0) -> str:
+    def form_at(
+        self, sizes: Mapping[str, int], threads: int = 1, ranks: int = 0, machine: Machine | None = None
+    ) -> str:
         """The name of the form that a call at these sizes runs."""
-        return chosen(self._front(ranks).forms, sizes, threads).name
+        return chosen(self._front(ranks).forms, sizes, threads, machine, self.dtype).name
 
     def placed_at(
         self, sizes: Mapping[str, int], form: str, strategy: Strategy | None = None, ranks: int = 0
@@ -508,23 +534,24 @@ class Kernel:
         """The extents of the axes that may be the row, and which they are, as numbers that fall from the innermost."""
         for row in range(MOST_ROW_AXES):
             yield self._rows(ranks, form, sizes, width, row), -row
-            if row and self._row_extents[ranks, form, row] == self._row_extents[ranks, form, row - 1]:
+            if row and self._extents(ranks, form, width, row) == self._extents(ranks, form, width, row - 1):
                 return
 
-    def _stored_once(self, ranks: int, form: str, sizes: Mapping[str, int], width: int) -> tuple[str, ...]:
-        """The sums that several phases need and that are no larger than an argument: they are made once."""
+    def _made_again(
+        self, ranks: int, form: str, sizes: Mapping[str, int], width: int
+    ) -> tuple[tuple[str, Poly, Poly, int], ...]:
+        """The sums that several phases need and that are no larger than an argument: they may be made once."""
         key = ranks, form
         if key not in self._again:
             strategy = Strategy(width, VECTORS * width, KEYS[self._element])
             self._again[key] = self._kept.value(
-                tuple[tuple[str, Poly, Poly], ...],
+                tuple[tuple[str, Poly, Poly, int], ...],
                 lambda: made_again(self._formed(ranks, form).streamed, strategy),
                 *("again", str(ranks), form, str(strategy)),
             )
         shapes = (p.shape for p in self._front(ranks).program.inputs if p.kind == "f")
         largest = max((prod(evaluate(e, sizes) for e in shape) for shape in shapes), default=1)
-        found = ((n, evaluate(elements, sizes), evaluate(length, sizes)) for n, elements, length in self._again[key])
-        return tuple(n for n, elements, length in found if elements <= largest and length >= LONG_SUM)
+        return tuple(x for x in self._again[key] if evaluate(x[1], sizes) <= largest)
 
     def _rows(self, ranks: int, form: str, sizes: Mapping[str, int], width: int, row: int = 0) -> int:
         """The extent of the axis that work items tile: of those that may be, `row` from the innermost."""
@@ -532,15 +559,24 @@ class Kernel:
 
     def _extents(self, ranks: int, form: str, width: int, row: int = 0) -> tuple[Poly, ...]:
         """The extents of the axes that work items tile, each `row` from the innermost of those that may be."""
-        key = ranks, form, row
-        if key not in self._row_extents:
+        return tuple(e for s in self._outlook(ranks, form, width, row).phases for e in s.rows)
+
+    def _outlook(self, ranks: int, form: str, width: int, row: int = 0) -> Outlook:
+        """What the tiles of a form do, for any lengths of tiles."""
+        key = ranks, form, width, row
+        if key not in self._outlooks:
             strategy = Strategy(width, VECTORS * width, KEYS[self._element], row=row)
-            self._row_extents[key] = self._kept.value(
-                tuple[Poly, ...],
-                lambda: row_extents(tile(self._formed(ranks, form).streamed, strategy)),
-                *("rows", str(ranks), form, str(strategy)),
+            self._outlooks[key] = self._kept.value(
+                Outlook,
+                lambda: outlook(normal := self._formed(ranks, form).streamed, tile(normal, strategy), strategy.keys),
+                *("outlook", str(ranks), form, str(strategy)),
             )
-        return self._row_extents[key]
+        return self._outlooks[key]
+
+
+def about(n: int) -> int:
+    """The size by which tiles are chosen: itself, or the power of two at or below it."""
+    return n if n < EXACT else 1 << (n.bit_length() - 1)
 
 
 def _intermediates(derivation: Derivation) -> frozenset[str]:

@@ -10,6 +10,7 @@ import platform
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,12 +36,20 @@ KINDS = {
 }  # fmt: skip
 MACHINE_KEYS: dict[str, Types] = {
     "name": TEXT, "title": TEXT, "source": TEXT, "threads": INT, "line_bytes": INT, "flops_per_s": TABLE,
-    "pj_per_flop": TABLE, "levels": LIST,
+    "pj_per_flop": TABLE, "operations": TABLE, "levels": LIST,
 }  # fmt: skip
 LEVEL_KEYS: dict[str, Types] = {
     "name": TEXT, "capacity_bytes": INT, "ways": INT, "shared": FLAG, "bytes_per_s": FLOAT, "pj_per_byte": FLOAT,
 }  # fmt: skip
-OPTIONAL = {"source", "ways", "shared", "capacity_bytes"}
+OPTIONAL = {"source", "ways", "shared", "capacity_bytes", "operations"}
+# What one costs in operations of a product of tiles, as measured on a server of two Zen 4 cores; a machine may differ.
+#   step      an operation of a recurrence: its state goes through the nearest cache at each step
+#   chunk     an operation of a form in chunks
+#   few       an operation for fewer rows than a vector has lanes
+#   function  an exponential, a logarithm, a root, tanh or erf
+#   phase     all threads come to the end of one phase, and begin the next
+#   wake      another thread: for less work than this, about 100 us, one thread does all
+OPERATIONS = {"step": 2.5, "chunk": 2.5, "few": 1.45, "function": 20.0, "phase": 5e5, "wake": 6e6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,7 @@ class Machine:
     pj_per_flop: tuple[tuple[str, float], ...]
     levels: tuple[Memory, ...]
     source: str = ""
+    operations: tuple[tuple[str, float], ...] = ()  # of OPERATIONS, those that are different here
 
     @property
     def caches(self) -> tuple[Memory, ...]:
@@ -80,6 +90,10 @@ class Machine:
     def rate(self, dtype: str) -> float:
         """flop/s of a type: 16-bit floats without a rate of their own are computed in float32."""
         return self._of(dict(self.flops_per_s), dtype)
+
+    def costs(self, what: str) -> float:
+        """What one of OPERATIONS costs, in operations of a product of tiles."""
+        return dict(self.operations).get(what, OPERATIONS[what])
 
     def flop_pj(self, dtype: str) -> float:
         return self._of(dict(self.pj_per_flop), dtype)
@@ -111,6 +125,15 @@ def bytes_text(count: int) -> str:
 def shipped() -> tuple[str, ...]:
     """The names of the descriptions that ship."""
     return tuple(sorted(p.stem for p in FOLDER.glob("*.toml")))
+
+
+@lru_cache(maxsize=1)
+def machine_in_use() -> Machine:
+    """What this process chooses by: the machine that MOA_MACHINE names, else this one if it was measured, else USUAL.
+
+    Errors: MoaError of kind "argument" where MOA_MACHINE names none
+    """
+    return machine_of(os.environ.get("MOA_MACHINE", ""))
 
 
 def machine_of(text: str = "") -> Machine:
@@ -163,6 +186,7 @@ def parsed(text: str, shown: str) -> Machine:
     for dtype, _ in rates:
         if dtype not in dict(energies):
             wrong(f"{shown}: pj_per_flop has no {dtype}", "give each type with a rate its energy")
+    operations = operations_of(fields.get("operations", {}), f"{shown}: operations")
     levels = []
     for k, level in enumerate(fields["levels"]):
         where = f"{shown}: levels[{k}]"
@@ -172,7 +196,8 @@ def parsed(text: str, shown: str) -> Machine:
     ordered(levels, fields["line_bytes"], shown)
     if fields["line_bytes"] < 8 or fields["line_bytes"] & (fields["line_bytes"] - 1):
         wrong(f"{shown}: line_bytes is {fields['line_bytes']}", "lines are powers of two from 8 bytes on")
-    return Machine(**{**fields, "flops_per_s": rates, "pj_per_flop": energies, "levels": tuple(levels)})
+    made = {"flops_per_s": rates, "pj_per_flop": energies, "operations": operations, "levels": tuple(levels)}
+    return Machine(**{**fields, **made})
 
 
 def checked(found: Mapping[str, Any], keys: Mapping[str, Types], where: str) -> dict[str, Any]:
@@ -217,6 +242,15 @@ def rates_of(table: Mapping[str, Any], where: str) -> tuple[tuple[str, float], .
     return tuple((d, float(x)) for d, x in checked(table, needed, where).items())
 
 
+def operations_of(table: Mapping[str, Any], where: str) -> tuple[tuple[str, float], ...]:
+    """The numbers of a table that has some of OPERATIONS, in their order."""
+    for key in table:
+        if key not in OPERATIONS:
+            wrong(f"{where} has an unknown key {printable(key)}", f"its keys: {', '.join(OPERATIONS)}")
+    needed = {k: FLOAT for k in OPERATIONS if k in table}
+    return tuple((k, float(x)) for k, x in checked(table, needed, where).items())
+
+
 def ordered(levels: list[Memory], line_bytes: int, shown: str) -> None:
     if not 2 <= len(levels) <= MOST_LEVELS:
         wrong(f"{shown} has {len(levels)} levels", "give one cache or more, nearest first, then the memory behind them")
@@ -250,7 +284,8 @@ def toml_of(m: Machine) -> str:
 
     lines = [f"name = {quoted(m.name)}", f"title = {quoted(m.title)}", f"source = {quoted(m.source)}"]
     lines += [f"threads = {m.threads}", f"line_bytes = {m.line_bytes}"]
-    for key, table in (("flops_per_s", m.flops_per_s), ("pj_per_flop", m.pj_per_flop)):
+    tables = [("flops_per_s", m.flops_per_s), ("pj_per_flop", m.pj_per_flop)]
+    for key, table in [*tables, *([("operations", m.operations)] if m.operations else [])]:
         lines += ["", f"[{key}]", *(f"{dtype} = {value!r}" for dtype, value in table)]
     for level in m.levels:
         lines += ["", "[[levels]]", f"name = {quoted(level.name)}"]

@@ -76,8 +76,8 @@ AGAIN, SHARED, ALL, LESS = (SHORT[w] for w in ("again", "shared", "all", "less")
 CARRIED, CHUNKS, PARTS = "open r0 in r1, r2; carry", "open r0 in r1, r2; chunk", "in parts"
 CASES = {
     "full": case("attention", "32 less 64 less 344 again 400 shared 700 all", n=512, m=512, dk=64, dv=64),
-    "tails": case("attention", "24 less 128 less 184 again 224 shared 300 all", n=331, m=509, dk=40, dv=24),
-    "heads": case("attention", "344 again 400 shared", (2,), n=200, m=512, dk=64, dv=64),
+    "tails": case("attention", "24 less 128 less 184 shared 224 shared 300 all", n=331, m=509, dk=40, dv=24),
+    "heads": case("attention", "344 shared 400 shared", (2,), n=200, m=512, dk=64, dv=64),
     "many heads": case("attention", "32 less 344 shared 400 shared", (2, 7), n=150, m=450, dk=64, dv=64),
     "float64": case("attention", "340 again 900 all", (), "float64", n=200, m=400, dk=64, dv=64),
     "bfloat16": case("attention", "200 again 240 shared", (), "bfloat16", n=200, m=512, dk=64, dv=64),
@@ -87,16 +87,16 @@ CASES = {
     "short heads": case("causal", "160 less 288 shared 320 shared 352 shared 384 shared", (3,), n=300, dk=64, dv=64),
     "window": case("window", "24 less 128 less 208 shared 1024 all", n=700, dk=64, dv=64, w=100),
     "window tails": case("window", "144 shared 800 all", n=517, dk=40, dv=24, w=77),
-    "shared heads": case("gqa", "48 less 344 again 400 shared 2048 all", b=2, g=1, r=2, n=130, m=512, dk=64, dv=64),
+    "shared heads": case("gqa", "48 less 344 shared 400 shared 2048 all", b=2, g=1, r=2, n=130, m=512, dk=64, dv=64),
     "one row": case("attention", "32 less 256 shared 600 all", n=1, m=1000, dk=64, dv=64),
     "one row in parts": case("attention", "24 less 128 less 256 shared 900 all", form=PARTS, n=1, m=1500, dk=64, dv=64),
     "linear": case("linear", "16 shared 48 shared 512 all", n=300, dk=32, dv=32),
     "carried": case("linear", "16 less 32 less 48 shared 512 all", form=CARRIED, n=60, dk=64, dv=64),
-    "linear as written": case("linear", "48 less 128 less 448 some 512 shared", form="as w", n=700, dk=64, dv=64),
+    "linear as written": case("linear", "48 less 128 less 448 shared 512 shared", form="as w", n=700, dk=64, dv=64),
     "stored": case(
-        "linear", "24 less 64 less 256 less 600 less 1024 shared 2048 all", form=CHUNKS, n=900, dk=32, dv=32
+        "linear", "24 less 64 less 256 shared 600 shared 1024 shared 2048 all", form=CHUNKS, n=900, dk=32, dv=32
     ),
-    "stored tails": case("linear", "64 less 256 less 512 less 1536 all", form=CHUNKS, n=701, dk=32, dv=40),
+    "stored tails": case("linear", "64 less 256 shared 512 shared 1536 all", form=CHUNKS, n=701, dk=32, dv=40),
     "stored parts": case(
         "attention", "64 less 344 some 400 shared 640 shared 1280 all", form=PARTS, n=192, m=1100, dk=64, dv=64
     ),
@@ -139,8 +139,8 @@ def seen(name: str) -> tuple[tuple[SimulatedLevel, ...], Tiles, Traffic]:
     return levels, placed.tiles, traffic_of(placed.tiles, k._element, k._stored, placed.strategy.width)
 
 
-def formed(name: str, forms: tuple[Any, ...], sizes: dict[str, int], threads: int = 1) -> Any:
-    return next(f for f in forms if f.name.startswith(name)) if name else chosen(forms, sizes, threads)
+def formed(name: str, forms: tuple[Any, ...], *at: Any, **more: Any) -> Any:
+    return next(f for f in forms if f.name.startswith(name)) if name else chosen(forms, *at, **more)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -26,9 +26,9 @@ ORDER = [
     "text", "cache", "machine", "markup", "poly", "ops", "ir", "parse", "check", "notation", "oracle", "associative",
     "rewrite", "normal", "record", "naming", "psi", "canonical", "domains", "laws", "stream", "tiles", "tile",
     "loops", "lower", "lift", "expand", "interp", "cost", "backends", "ceilings", "forms", "increment", "transcribe",
-    "pipeline", "storage", "dlpack", "arrays", "call", "kept", "kernel", "device_arrays", "device_call", "device",
-    "step", "numerics", "verify", "explain", "emit", "emit_cuda", "files", "given", "measure", "probe", "answers",
-    "terminal", "cli", "__main__",
+    "pipeline", "storage", "dlpack", "arrays", "call", "candidates", "kept", "kernel", "device_arrays", "device_call",
+    "device", "step", "numerics", "verify", "explain", "emit", "emit_cuda", "files", "given", "measure", "probe",
+    "answers", "terminal", "cli", "__main__",
 ]
 # fmt: on
 

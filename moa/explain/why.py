@@ -6,44 +6,53 @@ Every candidate and every choice here is what `Kernel` itself would take: nothin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from moa.candidates import Candidate as Looked
 from moa.cost import Cost, cost
+from moa.cost.choice import ALIKE, NEAR, Times
 from moa.forms import MARGIN, Outline
-from moa.machine import Machine
+from moa.machine import Machine, machine_in_use
 from moa.markup import table
-from moa.pipeline import Placed, row_extents
+from moa.pipeline import Placed
 from moa.poly import Poly
+from moa.tile import Strategy
 
 if TYPE_CHECKING:
     from moa.kernel import Kernel
 
 MAKERS = ("reassociate", "carry", "chunk", "merge")  # laws that make forms
-HEAD = ("", "weighted operations", "words", "time", "")
+HEAD = ("", "predicted time", "waits for", "words", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One of what could run.
 
-    kind         "form", or "rows" of a work item
-    operations   of the busiest thread, those one after the other weighted: what forms are chosen by; 0 for rows
+    kind         "form", "rows" of a work item, "keys" (positions of a round of loops), or "stored"
+    time_s       predicted, the longest of `waits_s` (their sum where something is stored): by it is chosen
+    waits_s      (what is waited for by the busiest thread, seconds)
+    operations   of the busiest thread, those one after the other weighted; 0 for what is no form
     words        between memory and the cache of one work item, at most so many where not `exact`
-    time_s       at least, on the machine; None without one
-    bytes_moved  (level, bytes beyond it or None) on the machine
+    bytes_moved  (level, bytes beyond it or None) by a walk over the tiles, on a machine that was named
     reason       why it runs, or why not
     """
 
     kind: str
     name: str
     chosen: bool
+    time_s: float
+    waits_s: tuple[tuple[str, float], ...]
     operations: float
     words: int
     exact: bool
-    time_s: float | None
     bytes_moved: tuple[tuple[str, int | None], ...]
     reason: str
+
+    @property
+    def waits_for(self) -> str:
+        return max(self.waits_s, key=lambda x: x[1])[0] if self.waits_s else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +72,28 @@ class Why:
     @property
     def chosen(self) -> tuple[str, str]:
         """(the form, the rows of a work item) that run."""
-        form, rows = (c.name for c in self.candidates if c.chosen)
+        form, rows = (c.name for c in self.candidates if c.chosen and c.kind in ("form", "rows"))
         return form, rows
 
     @property
     def title(self) -> str:
         at = ", ".join(f"{k} = {v}" for k, v in self.sizes)
-        on = f", on {self.machine}" if self.machine else ""
-        return f"candidates for {self.name} at {at}: {self.threads} thread{'s' * (self.threads > 1)}{on}"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"candidates for {self.name} at {at}: {threads}, on {self.machine}"
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         out = []
         for c in self.candidates:
-            operations = f"{c.operations:,.0f}" if c.kind == "form" else ""
-            time = "" if c.time_s is None else f"{c.time_s * 1e3:.4g} ms"
+            time = f"{c.time_s * 1e3:.4g} ms" if c.time_s else ""
             words = f"{'' if c.exact else 'at most '}{c.words:,}"
-            out.append((f"{'*' if c.chosen else ' '} {c.name}", operations, words, time, c.reason))
+            out.append((f"{'*' if c.chosen else ' '} {c.name}", time, c.waits_for, words, c.reason))
         return out
 
     def __str__(self) -> str:
-        time = HEAD[3] if self.machine else ""
-        rows = [("  form, or rows of an item", *HEAD[1:3], time, HEAD[4]), *self.rows()]
+        rows = [("  form, what is stored, lengths of tiles", *HEAD[1:]), *self.rows()]
         widths = [max(len(r[k]) for r in rows) for k in range(4)]
-        lines = []
-        for r in rows:
-            numbers = (f"{x:>{w}}" for x, w in zip(r[1:4], widths[1:], strict=True) if w)
-            lines.append("  ".join([f"{r[0]:{widths[0]}}", *numbers, r[4]]).rstrip())
+        a, b, c, d = widths
+        lines = [f"{r[0]:{a}}  {r[1]:>{b}}  {r[2]:{c}}  {r[3]:>{d}}  {r[4]}".rstrip() for r in rows]
         lines += [f"  no form by {law} of {target}: {reason}" for law, target, reason in self.refused]
         return "\n".join([self.title, *lines])
 
@@ -97,25 +102,35 @@ class Why:
 
 
 def why(kernel: Kernel, machine: Machine | None, threads: int, sizes: Mapping[str, int]) -> Why:
-    """The candidates at these sizes."""
+    """The candidates at these sizes, for the machine in use where none is named."""
+    m = machine or machine_in_use()
     forms = kernel._front(0).forms
-    form = kernel.form_at(sizes, threads)
+    form = kernel.form_at(sizes, threads, machine=m)
     found = []
-    for f, reason in reasons(forms, form, sizes, threads):
-        c = form_cost(kernel, f.name, kernel.placed_at(sizes, f.name), machine, sizes)
-        found.append(candidate("form", f.name, f.name == form, f.cost(sizes, threads), c, reason))
-    own = kernel.strategy_at(form, sizes)
-    there = kernel._rows(0, form, sizes, own.width, own.row)
-    tiled = row_extents(kernel.placed_at(sizes, form, kernel.strategy_for(4 * own.width, own.row)).tiles)
-    for rows in sorted({1, own.rows, *(n * own.width for n in (1, 2, 4))}) if tiled else (own.rows,):
-        strategy = kernel.strategy_for(rows, own.row)
+    for f, reason in reasons(forms, form, sizes, threads, m, kernel.dtype):
+        strategy = kernel.strategy_at(f.name, sizes, 0, threads, m)
+        c = form_cost(kernel, f.name, kernel.placed_at(sizes, f.name, strategy), machine, sizes)
+        waits = f.times_s(sizes, threads, m, kernel.dtype)
+        found.append(candidate("form", f.name, f.name == form, waits, f.operations(sizes, threads, m), c, reason))
+    own, among = kernel.tiles_at(form, sizes, 0, threads, m)
+    for x in among:
+        strategy = own if x.chosen else of_other(own, x)
         c = form_cost(kernel, form, kernel.placed_at(sizes, form, strategy), machine, sizes)
-        text = f"{strategy.rows} row{'s' * (strategy.rows > 1)}"
-        reason = rows_reason(strategy.rows, own.rows, there) if tiled else "no axis is tiled by rows"
-        found.append(candidate("rows", text, strategy.rows == own.rows, 0.0, c, reason))
+        alone = sum(y.kind == x.kind for y in among) == 1
+        found.append(candidate(x.kind, x.text, x.chosen, x.times.parts, 0.0, c, lengths_reason(x, among, alone)))
     refused = tuple(dict.fromkeys(r for r in kernel.derivation.trace.refused if r[0] in MAKERS))
-    on = "" if machine is None else machine.name
-    return Why(kernel.name, tuple(sizes.items()), threads, on, tuple(found), refused)
+    return Why(kernel.name, tuple(sizes.items()), threads, m.name, tuple(found), refused)
+
+
+def of_other(own: Strategy, x: Looked) -> Strategy:
+    """The tiles that run, with one thing as in a candidate that was not taken."""
+    match x.kind:
+        case "rows":
+            return replace(own, rows=x.strategy.rows, block=x.strategy.block)
+        case "keys":
+            return replace(own, keys=x.strategy.keys)
+    names = x.text.rsplit(" ", 2 if x.text.endswith("made again") else 1)[0].split(", ")
+    return replace(own, stored=tuple(n for n in own.stored if n not in names) or tuple(names))
 
 
 def form_cost(kernel: Kernel, form: str, placed: Placed, machine: Machine | None, sizes: Mapping[str, int]) -> Cost:
@@ -127,41 +142,65 @@ def form_flops(kernel: Kernel, form: str) -> Poly | None:
     return next((f.flops for f in kernel._front(0).forms[1:] if f.name == form), None)
 
 
-def candidate(kind: str, name: str, chosen: bool, operations: float, c: Cost, reason: str) -> Candidate:
-    time_s = max((t for _, t in c.times_s()), default=None)
+def candidate(
+    kind: str, name: str, chosen: bool, waits: tuple[tuple[str, float], ...], operations: float, c: Cost, reason: str
+) -> Candidate:
     bytes_moved = tuple((x.name, x.predicted_bytes) for x in c.levels)
     words, exact = c.number("streamed_words"), c.streamed_words.exact
-    return Candidate(kind, name, chosen, operations, words, exact, time_s, bytes_moved, reason)
+    time_s = (sum if kind == "stored" else max)([t for _, t in waits] or [0.0])
+    return Candidate(kind, name, chosen, time_s, waits, operations, words, exact, bytes_moved, reason)
 
 
-def reasons(forms: tuple[Outline, ...], form: str, sizes: Mapping[str, int], threads: int) -> list[tuple[Outline, str]]:
+def reasons(
+    forms: tuple[Outline, ...], form: str, sizes: Mapping[str, int], threads: int, m: Machine, dtype: str
+) -> list[tuple[Outline, str]]:
     """Each form, and why it is the one of this name or not."""
-    taken = next(f for f in forms if f.name == form).cost(sizes, threads)
+    times = {f.name: f.time_s(sizes, threads, m, dtype) for f in forms}
+    taken = times[form]
     out = []
     for f in forms:
-        own = f.cost(sizes, threads)
+        own = times[f.name]
         if f.name == form:
-            reason = "the only form" if len(forms) == 1 else "costs least"
-            if any(x.cost(sizes, threads) < taken for x in forms):
-                reason = f"as written, unless another form costs less than {MARGIN:.0%} of it"
+            reason = "the only form" if len(forms) == 1 else "takes least time"
+            if any(t < taken for t in times.values()):
+                reason = f"as written, unless another form takes less than {MARGIN:.0%} of its time"
         elif own < taken:
-            reason = f"costs {own / taken:.0%} of it: not clearly less"
+            reason = f"takes {own / taken:.0%} of its time: not clearly less"
         else:
-            reason = "costs more" if not taken else more(own / taken)
+            reason = "takes no less" if not taken else more(own / taken)
         out.append((f, reason))
     return out
 
 
 def more(ratio: float) -> str:
-    return f"costs {ratio:.3g} times as much" if ratio >= 1.1 else f"costs {ratio - 1:.2%} more"
+    if ratio < 1.0005:
+        return "takes as long"
+    return f"takes {ratio:.3g} times as long" if ratio >= 1.1 else f"takes {ratio - 1:.1%} longer"
 
 
-def rows_reason(rows: int, own: int, there: int) -> str:
-    """Why a work item has so many rows or not."""
-    if rows > own:
-        return f"there {'is' if there == 1 else 'are'} {there}"
-    if rows < own:
-        return "what is shared is streamed for fewer rows at a time"
-    if rows == 1:
-        return "lanes are along another axis"
-    return f"the fewest that hold {there}" if there <= rows else f"the most, of {there}"
+def lengths_reason(x: Looked, among: tuple[Looked, ...], alone: bool) -> str:
+    """Why tiles have these lengths or not, or why something is stored or not."""
+    if alone:
+        return f"no other {'rows' if x.kind == 'rows' else 'rounds'} for these sizes"
+    (taken,) = (y for y in among if y.kind == x.kind and y.chosen and (x.kind != "stored" or pair(x) == pair(y)))
+    times, best = (x.times, taken.times) if x.kind != "stored" else (all_of(x.times), all_of(taken.times))
+    if x is taken:
+        return "takes least time" if x.kind != "stored" else "takes less time"
+    ratio = times.longest_s / best.longest_s if best.longest_s else 1.0
+    return more(ratio) if ratio > NEAR else farther(x.times, taken.times)
+
+
+def farther(x: Times, taken: Times) -> str:
+    """Why of two candidates that are about as fast the first one is not taken."""
+    for what, t in reversed(x.parts):
+        if what != "flops" and t > dict(taken.parts)[what] + ALIKE * taken.longest_s:
+            return f"as fast, but moves more from {what}"
+    return "as fast, within what is known"
+
+
+def pair(x: Looked) -> str:
+    return x.text.rsplit(" ", 2 if x.text.endswith("made again") else 1)[0]
+
+
+def all_of(t: Times) -> Times:
+    return Times((("all", t.all_s),))

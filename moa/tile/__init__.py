@@ -30,15 +30,15 @@ def tile(normal: Normal, strategy: Strategy) -> Tiles:
     return _planned(normal, strategy)[1]
 
 
-def made_again(normal: Normal, strategy: Strategy) -> tuple[tuple[str, Poly, Poly], ...]:
-    """The sums that several phases make: their names, how many elements they have, and how long the sums are."""
+def made_again(normal: Normal, strategy: Strategy) -> tuple[tuple[str, Poly, Poly, int], ...]:
+    """The sums that several phases make: their names, how many elements they have, of how many terms, how often."""
     plan, _ = _planned(normal, strategy)
     found = []
     for name, phases in sorted(plan.reduced.items()):
         e = plan.equations[name]
         assert e.red is not None
         if len(phases) > 1 and e.dtype == "f":
-            found.append((name, reduce(mul, (x for _, x in e.outer), const(1)), e.red[1]))
+            found.append((name, reduce(mul, (x for _, x in e.outer), const(1)), e.red[1], len(phases)))
     return tuple(found)
 
 

@@ -1,0 +1,124 @@
+"""Candidates: the tiles a form may run in at given sizes, each with the time that is predicted, and the ones taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from moa.cost.choice import KEYS, Lengths, Outlook, Times, best, made_s, through, times_of, word_bytes
+from moa.machine import Machine
+from moa.oracle import evaluate
+from moa.poly import Poly, size
+from moa.tile import Strategy
+
+HALVINGS = 2  # of the usual positions of a round that are looked at
+Again = tuple[str, Poly, Poly, int]  # a sum that phases make: its name, its elements, their terms, how many phases
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Tiles, or arrays that are stored, and what is waited for with them.
+
+    kind   "rows" of an item, "keys" (positions of a round), or "stored"
+    """
+
+    kind: str
+    text: str
+    chosen: bool
+    times: Times
+    strategy: Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """At what sizes, on what machine, in which type a form is to run."""
+
+    outlook: Outlook
+    sizes: Mapping[str, int]
+    threads: int
+    machine: Machine
+    dtype: str
+
+    def times(self, s: Strategy, threads: int = 1) -> Times:
+        lengths = Lengths(s.rows, s.keys, not s.rows_in_lanes)
+        return times_of(self.outlook, lengths, self.sizes, threads, self.machine, self.dtype)
+
+
+def tiles_at(
+    setting: Setting, usual: Strategy, rows_there: int, made: Callable[[int], Strategy], sums: tuple[Again, ...]
+) -> tuple[Strategy, tuple[Candidate, ...]]:
+    """The strategy that takes least time, and all that were looked at.
+
+    usual  for so many rows as there are; `made` gives the one for so many rows of an item
+    sums   that several phases make and that might be stored
+    """
+    found: list[Candidate] = []
+    stored = tuple(name for name, *_ in filter(lambda x: _sum(setting, x, found, usual), sums))
+    strategy = replace(usual, stored=stored + _maps(setting, usual, found))
+    strategy = _taken(setting, 1, "keys", _keys(setting.outlook, strategy), found)
+    phases = setting.outlook.phases
+    threads = setting.threads if all(s.even for s in phases) else 1
+    among = _rows(strategy, rows_there, made) if any(s.rows for s in phases) else [strategy]
+    return _taken(setting, threads, "rows", among, found), tuple(found)
+
+
+def _taken(setting: Setting, threads: int, kind: str, among: list[Strategy], found: list[Candidate]) -> Strategy:
+    timed = [(s, setting.times(s, threads)) for s in among]
+    taken = best(timed)
+    found += [Candidate(kind, _text(kind, s), s == taken, t, s) for s, t in timed]
+    return taken
+
+
+def _text(kind: str, s: Strategy) -> str:
+    n = s.rows if kind == "rows" else s.keys
+    return f"{n} {'row' if kind == 'rows' else 'position'}{'s' * (n != 1)}"
+
+
+def _rows(strategy: Strategy, rows_there: int, made: Callable[[int], Strategy]) -> list[Strategy]:
+    """Fewer rows of an item than are usual, too; where they are fewer than lanes, in lanes or not."""
+    width = strategy.width
+    fewer = [n * width for n in (4, 2, 1) if n * width <= max(strategy.rows, width)]
+    numbers = fewer if rows_there >= width else [max(1, rows_there), width]
+    own = (made(n) for n in numbers)
+    return [replace(strategy, rows=s.rows, block=s.block) for s in own]
+
+
+def _keys(outlook: Outlook, strategy: Strategy) -> list[Strategy]:
+    """Shorter rounds than are usual, too, where there are rounds."""
+    steps = (step for s in outlook.phases for r in s.rounds for _, step in r.loops)
+    if size(KEYS) not in steps:
+        return [strategy]
+    shorter = (strategy.keys >> k for k in range(HALVINGS + 1))
+    return [replace(strategy, keys=n) for n in shorter if n % strategy.width == 0]
+
+
+def _sum(setting: Setting, x: Again, found: list[Candidate], usual: Strategy) -> bool:
+    """Whether a sum that several phases make takes less time if it is made once."""
+    name, elements, terms, phases = x
+    m, n = setting.machine, evaluate(elements, setting.sizes)
+    rate = m.rate(setting.dtype) / m.threads
+    once = n * 2 * evaluate(terms, setting.sizes) / rate
+    moved = (1 + phases) * n * word_bytes(setting.dtype)
+    where, seconds = through(m, n * word_bytes(setting.dtype), moved, 1)
+    stored = Times((("flops", once), (where, seconds), ("phases", m.costs("phase") / rate)))
+    return _either(name, Times((("flops", phases * once),)), stored, found, usual)
+
+
+def _maps(setting: Setting, usual: Strategy, found: list[Candidate]) -> tuple[str, ...]:
+    """The functions of arguments that take less time if they are evaluated once: all of them or none.
+
+    A product of two arrays has the same lanes as what it is for, one with a factor that is made beside it has not.
+    """
+    names = tuple(dict.fromkeys(x.name for s in setting.outlook.phases for x in s.made))
+    if not names:
+        return ()
+    lengths = Lengths(usual.rows, usual.keys)
+    again, stored = made_s(setting.outlook, lengths, setting.sizes, setting.machine, setting.dtype)
+    return names if _either(", ".join(names), again, stored, found, usual) else ()
+
+
+def _either(names: str, again: Times, stored: Times, found: list[Candidate], usual: Strategy) -> bool:
+    once = stored.all_s < again.all_s
+    found.append(Candidate("stored", f"{names} made again", not once, again, usual))
+    found.append(Candidate("stored", f"{names} stored", once, stored, usual))
+    return once
