@@ -12,6 +12,8 @@ from moa.poly import Poly, size
 from moa.tile import Strategy
 
 HALVINGS = 2  # of the usual positions of a round that are looked at
+LONG = 64  # rounds for which the positions of a round are chosen
+FEW_ITEMS = 2  # of the usual rows: for more of them other rows gain little, and new sizes should not compile again
 Again = tuple[str, Poly, Poly, int]  # a sum that phases make: its name, its elements, their terms, how many phases
 
 
@@ -19,7 +21,7 @@ Again = tuple[str, Poly, Poly, int]  # a sum that phases make: its name, its ele
 class Candidate:
     """Tiles, or arrays that are stored, and what is waited for with them.
 
-    kind   "rows" of an item, "keys" (positions of a round), or "stored"
+    kind   "rows" of an item, "keys" (positions of a round, with times of one long item), or "stored"
     """
 
     kind: str
@@ -39,9 +41,9 @@ class Setting:
     machine: Machine
     dtype: str
 
-    def times(self, s: Strategy, threads: int = 1) -> Times:
+    def times(self, s: Strategy, threads: int = 1, long: int = 0) -> Times:
         lengths = Lengths(s.rows, s.keys, not s.rows_in_lanes)
-        return times_of(self.outlook, lengths, self.sizes, threads, self.machine, self.dtype)
+        return times_of(self.outlook, lengths, self.sizes, threads, self.machine, self.dtype, long)
 
 
 def tiles_at(
@@ -55,15 +57,18 @@ def tiles_at(
     found: list[Candidate] = []
     stored = tuple(name for name, *_ in filter(lambda x: _sum(setting, x, found, usual), sums))
     strategy = replace(usual, stored=stored + _maps(setting, usual, found))
-    strategy = _taken(setting, 1, "keys", _keys(setting.outlook, strategy), found)
+    long = LONG * strategy.keys  # new sizes should not compile again
+    strategy = _taken(setting, 1, "keys", _keys(setting.outlook, strategy), found, long)
     phases = setting.outlook.phases
     threads = setting.threads if all(s.even for s in phases) else 1
     among = _rows(strategy, rows_there, made) if any(s.rows for s in phases) else [strategy]
     return _taken(setting, threads, "rows", among, found), tuple(found)
 
 
-def _taken(setting: Setting, threads: int, kind: str, among: list[Strategy], found: list[Candidate]) -> Strategy:
-    timed = [(s, setting.times(s, threads)) for s in among]
+def _taken(
+    setting: Setting, threads: int, kind: str, among: list[Strategy], found: list[Candidate], long: int = 0
+) -> Strategy:
+    timed = [(s, setting.times(s, threads, long)) for s in among]
     taken = best(timed)
     found += [Candidate(kind, _text(kind, s), s == taken, t, s) for s, t in timed]
     return taken
@@ -77,6 +82,8 @@ def _text(kind: str, s: Strategy) -> str:
 def _rows(strategy: Strategy, rows_there: int, made: Callable[[int], Strategy]) -> list[Strategy]:
     """Fewer rows of an item than are usual, too; where they are fewer than lanes, in lanes or not."""
     width = strategy.width
+    if rows_there > FEW_ITEMS * strategy.rows:
+        return [strategy]
     fewer = [n * width for n in (4, 2, 1) if n * width <= max(strategy.rows, width)]
     numbers = fewer if rows_there >= width else [max(1, rows_there), width]
     own = (made(n) for n in numbers)

@@ -88,7 +88,8 @@ class Outline:
         word = word_bytes(dtype)
         out = [("flops", self.operations(sizes, threads, m) / (m.rate(dtype) / m.threads))]
         moved = word * evaluate(self.words, sizes)
-        out.append(through(m, moved, moved, min(threads, max(1, evaluate(self.items, sizes)))))
+        at_once = min(threads, max(1, evaluate(self.items, sizes)))
+        out.append(through(m, moved / at_once, moved, at_once))
         held, touched = (word * evaluate(p, sizes) for p in self.state)
         if touched:
             at_once = min(threads, max(1, evaluate(self.sequences, sizes)))

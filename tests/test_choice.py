@@ -155,6 +155,8 @@ def test_parts_where_threads_outnumber_rows() -> None:
     assert k.form_at(sizes, 1, machine=ZEN) == "as written"
     assert k.form_at(sizes, 2, machine=ZEN) == "in parts, merged"
     assert k.form_at(sizes | {"n": 64}, 2, machine=ZEN) == "as written"
+    for m in (8000, 32000, 64000, 300000):  # from the second cache to beyond the last one
+        assert k.form_at(sizes | {"m": m}, 2, machine=ZEN) == "in parts, merged"
 
 
 # the rule, and what it rests on --------------------------------------------------------------------------------------
@@ -258,4 +260,4 @@ def test_what_is_listed_is_what_runs() -> None:
         (own,) = (c for c in why.candidates if c.kind == kind and c.chosen)
         assert own.name.startswith(f"{getattr(strategy, kind)} ")
         others = [c for c in why.candidates if c.kind == kind and not c.chosen]
-        assert others and all(c.reason and c.words for c in others)
+        assert bool(others) == (kind == "keys") and all(c.reason and c.words for c in others)

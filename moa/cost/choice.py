@@ -270,24 +270,28 @@ class Times:
 
 
 def times_of(
-    o: Outlook, lengths: Lengths, sizes: Mapping[str, int], threads: int, machine: Machine, dtype: str
+    o: Outlook, lengths: Lengths, sizes: Mapping[str, int], threads: int, machine: Machine, dtype: str, long: int = 0
 ) -> Times:
-    """What the busiest thread waits for with tiles of these lengths: operations, and bytes beyond each cache."""
+    """What the busiest thread waits for with tiles of these lengths: operations, and bytes beyond each cache.
+
+    long  positions that all loops go through, for one item among many, whatever the sizes are
+    """
     found: dict[str, float] = {}
     at = {**sizes, ROWS: lengths.rows, KEYS: lengths.keys}
     word, scratch_word = word_bytes(dtype), max(word_bytes(dtype), 4)
     rate = machine.rate(dtype) / machine.threads
-    all_bytes = word * value_of(o.words, at)
+    all_bytes = float("inf") if long else word * value_of(o.words, at)
     few = machine.costs("few") if lengths.few else 1.0
     for s in o.phases:
-        items = items_of(s, lengths, at)
+        items = 1 if long else items_of(s, lengths, at)
         if not items:
             continue
         share = -(-items // threads)  # items of the busiest thread
         total = dict.fromkeys(PARTS, 0.0)
         held = scratch = scratch_word * value_of(s.scratch, at)
         for r in s.rounds:
-            often, exact = rounds_of(r.loops, at)
+            loops = tuple((const(long), step) for _, step in r.loops) if long else r.loops
+            often, exact = rounds_of(loops, at)
             for k in PARTS:
                 full, none = (value_of(getattr(r, k), {**at, KEYS: n}) for n in (lengths.keys, 0))
                 total[k] += often * none + exact * (full - none)
