@@ -29,15 +29,15 @@ explain  kernel, dtype, passes, stage (or null), text, equations [text],
 cost     kernel, sizes {name: n}, passes, formulas and values (or null) of flops, compulsory_words,
          streamed_words, scratch_bytes; arrays [{between, array, words}]; with --machine and sizes also
          machine, levels [{name, capacity_bytes, compulsory_bytes, lower_bound_bytes,
-         conjectured_bound_bytes, attainable_bytes, predicted_bytes (or null), closed_form_bytes (or
-         null), regime}],
+         conjectured_bound_bytes, attainable_bytes, predicted_bytes (or null), at_most, closed_form_bytes
+         (or null), regime}],
          times_s {what: n}, energy_j; else null
 cost --why   kernel, sizes {name: n}, threads, machine, candidates [{kind, name, chosen, time_s, waits_s {what: n},
          operations, words, exact, bytes {level: n or null}, reason}], refused [{law, target, reason}]
 measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, levels [{capacity_bytes, ways,
          read_bytes, written_bytes, conflict_bytes (or null), arrays [{name, read_bytes, written_bytes}]}],
          predicted [{capacity_bytes, regime, compulsory_bytes, lower_bound_bytes, conjectured_bound_bytes,
-         attainable_bytes, predicted_bytes (or null), measured_bytes, conflict_bytes, off (or null)}],
+         attainable_bytes, predicted_bytes (or null), at_most, measured_bytes, conflict_bytes, off (or null)}],
          calls [{name, loads, stores, bytes}], spills {stores, loads} (or null), counted {name: n},
          not_counted {name: reason}, call_s, calls_timed, peak_bytes (or null)
 verify   kernel, ok, checks [{name, ok, detail}]
@@ -55,7 +55,7 @@ error    kind, message, place {file, line, column} (or null), remedy (or null)
 """
 LEVEL = (
     "name", "capacity_bytes", "compulsory_bytes", "lower_bound_bytes", "conjectured_bound_bytes", "attainable_bytes",
-    "predicted_bytes", "closed_form_bytes", "regime",
+    "predicted_bytes", "at_most", "closed_form_bytes", "regime",
 )  # fmt: skip
 MEASURED = ("measured_bytes", "conflict_bytes", "off")
 COUNTS = ("flops", "compulsory_words", "streamed_words", "scratch_bytes")

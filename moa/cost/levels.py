@@ -13,7 +13,7 @@ from math import ceil, sqrt
 from typing import Any, Literal
 
 from moa.cost.bounds import Contraction, contractions, least_words
-from moa.cost.predicted import Sized, predicted_bytes
+from moa.cost.predicted import Sized, predicted_or_bound
 from moa.cost.reuse import BYTES, Bytes, Item, found_again, item_of
 from moa.cost.sums import Count, largest, of, symbol
 from moa.cost.traffic import Words, compulsory, streamed
@@ -41,7 +41,8 @@ class Level:
     lower_bound_bytes       certified: no order of this work moves less (`moa.cost.bounds`)
     conjectured_bound_bytes of keeping rows and streaming the rest, or of storing what is in between: not proved
     attainable_bytes        about, with as many rows at a time as the cache holds; None where it holds not one
-    predicted_bytes         for the tiles of this kernel; None where data decide and no closed form is known
+    predicted_bytes         for the tiles of this kernel; None where it would take too long to find
+    at_most                 it is an upper bound: data say what is visited
     closed_form_bytes       by the formula in sizes and the capacity, for one phase; None where a tile does not fit
     regime                  what stays in the cache
     measured_bytes, conflict_bytes   of simulated caches, None before they were
@@ -58,6 +59,7 @@ class Level:
     closed_form_bytes: int | None = None
     measured_bytes: int | None = None
     conflict_bytes: int | None = None
+    at_most: bool = False
 
     @property
     def off(self) -> float | None:
@@ -179,21 +181,21 @@ def levels_of(traffic: Traffic, machine: Machine, sizes: Mapping[str, int]) -> t
     out = []
     tile = traffic.tile_bytes(sizes)
     kernel = Sized(traffic.tiles, traffic.dtype, traffic.each, traffic.width, tuple(sorted(sizes.items())))
-    walked = predicted_bytes(kernel, tuple(m.capacity_bytes or 0 for m in machine.caches), tile)
+    walked, loose = predicted_or_bound(kernel, tuple(m.capacity_bytes or 0 for m in machine.caches), tile)
     sizes = {**sizes, SCRATCH: traffic.scratch_bytes(sizes)}
     held_before = False
     for m, seen in zip(machine.caches, walked, strict=True):
         assert m.capacity_bytes is not None
         at = {**sizes, BYTES: m.capacity_bytes}
         closed, regime = closed_form_at(traffic, at, tile, not held_before)
-        predicted = closed if seen is None and len(traffic.tiles.phases) == 1 else seen
+        predicted = closed if seen is None and len(traffic.tiles.phases) == 1 and not loose else seen
         held_before = held_before or m.capacity_bytes >= tile
         once = traffic.compulsory.value(sizes)
         least = max(once, least_bytes(traffic, at))
         conjectured = max(least, conjectured_at(traffic, at))
         attainable = attainable_at(traffic, at)
         out.append(Level(m.name, m.capacity_bytes, once, least, conjectured, attainable, predicted, regime, closed))
-    return tuple(out)
+    return tuple(replace(x, at_most=loose and x.predicted_bytes is not None) for x in out)
 
 
 def beside(levels: tuple[Level, ...], simulated: Sequence[Any]) -> tuple[Level, ...]:

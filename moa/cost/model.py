@@ -196,7 +196,8 @@ class Cost:
         for level in self.levels:
             title = f"bytes beyond {level.name}, {bytes_text(level.capacity_bytes)}"
             unknown = "not predicted" if level.predicted_bytes is None else f"{level.predicted_bytes:,}"
-            rows.append((title, unknown, level.regime))
+            where = f"{level.regime}; at most: data say what is visited" if level.at_most else level.regime
+            rows.append((title, unknown, where))
             rows.append(("  compulsory", f"{level.compulsory_bytes:,}", "each byte once"))
             rows.append(
                 ("  lower bound", f"{level.lower_bound_bytes:,}", "certified: no order of this work moves less")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from moa.cost.reach import Unknown
@@ -36,6 +36,7 @@ class Sized:
 
     each   (array, bytes of an element of it)
     width  lanes of a vector
+    loose  what data say is taken as much as it may be, where else nothing is predicted
     """
 
     tiles: Tiles
@@ -43,9 +44,10 @@ class Sized:
     each: tuple[tuple[str, int], ...]
     width: int
     sizes: tuple[tuple[str, int], ...]
+    loose: bool = False
 
     def new_walk(self, times: int = 1) -> Walk:
-        return Walk(self.tiles, dict(self.each), dict(self.sizes), times * MOST)
+        return Walk(self.tiles, dict(self.each), dict(self.sizes), times * MOST, self.loose)
 
     def walked(self, fine: bool, items: Items = every) -> Visits:
         walk = self.new_walk()
@@ -61,9 +63,10 @@ class Sized:
 
 @lru_cache(maxsize=64)
 def predicted_bytes(kernel: Sized, capacities_bytes: tuple[int, ...], tile_bytes: int) -> tuple[int | None, ...]:
-    """What crosses beyond each cache, the nearest first; None where it depends on data, or would take too long to find.
+    """What crosses beyond each cache, the nearest first; None where it would take too long to find.
 
     tile_bytes  what a cache has to hold to be fed nest by nest
+    Errors: Unknown where data say what is visited, and it is not to be taken as much as it may be
     """
     unknown: tuple[int | None, ...] = (None,) * len(capacities_bytes)
     try:
@@ -73,8 +76,26 @@ def predicted_bytes(kernel: Sized, capacities_bytes: tuple[int, ...], tile_bytes
         large = tuple(c for c in capacities_bytes if c >= tile_bytes)
         small = capacities_bytes[: len(capacities_bytes) - len(large)]
         return (*sampled(kernel, small), *affine(kernel, few, False, large))
-    except (Unknown, TooLong):
+    except TooLong:
         return unknown
+
+
+def predicted_or_bound(
+    kernel: Sized, capacities_bytes: tuple[int, ...], tile_bytes: int
+) -> tuple[tuple[int | None, ...], bool]:
+    """(what crosses beyond each cache, whether that is a bound): data are taken to say as much as they may.
+
+    All tiles that a domain may meet are visited. There is no bound for caches that do not hold a tile.
+    """
+    try:
+        return predicted_bytes(kernel, capacities_bytes, tile_bytes), False
+    except Unknown:
+        pass
+    try:
+        loose = predicted_bytes(replace(kernel, loose=True), capacities_bytes, tile_bytes)
+    except Unknown:
+        return (None,) * len(capacities_bytes), False
+    return tuple(x if c >= tile_bytes else None for x, c in zip(loose, capacities_bytes, strict=True)), True
 
 
 # A few of many independent items -------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from moa.cost.loose import bound, decided, somewhere
 from moa.cost.reach import Range, Unknown, blocks, chunks, reach, runs
 from moa.domains.evaluate import holds, value_of
 from moa.loops import ELEMENT_BYTES, Element
 from moa.lower import PhaseLowering
 from moa.normal import Index, loads
-from moa.tiles import Bounds, Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When
+from moa.poly import Poly
+from moa.tiles import Bounds, Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
 
 LINE_BYTES = 64
 CHUNK = 16  # positions of a reduced axis that are visited together
@@ -149,9 +151,11 @@ class Walk:
     Errors: TooLong beyond `most` visits
     """
 
-    def __init__(self, tiles: Tiles, each: Mapping[str, int], sizes: Mapping[str, int], most: int) -> None:
-        """each: the bytes of an element of each array"""
-        self.tiles, self.sizes, self.most = tiles, dict(sizes), most
+    def __init__(
+        self, tiles: Tiles, each: Mapping[str, int], sizes: Mapping[str, int], most: int, loose: bool = False
+    ) -> None:
+        """each: the bytes of an element of each array; loose: what data say is as much as it may be, not Unknown"""
+        self.tiles, self.sizes, self.most, self.loose = tiles, dict(sizes), most, loose
         self.arrays = {
             a.name: Region(a.name, tuple(value_of(e, sizes) for e in a.shape), each[a.name]) for a in tiles.arrays
         }
@@ -257,12 +261,32 @@ class PhaseWalk:
                     self.nest(s, env, values)
                 case Loop():
                     step = self.phase.axis(s.axis).step
-                    lo, hi = known(value_of, s.lo, values), known(value_of, s.hi, values)
+                    lo, hi = self.ends(s, values)
                     for o in range(lo, hi, step)[:most]:
                         inside = {**env, s.axis: (o, min(o + step, hi))}
                         self.body(s.body, inside, {**values, s.axis: o, f"{s.axis}@0": o})
                 case When():
-                    self.body(s.body if known(holds, s.cond, values) else s.other, env, values)
+                    self.body(self.branch(s, values), env, values)
+                case Sift():
+                    if not self.walk.loose:
+                        raise Unknown(str(s.conds))
+                    self.body(longer(s.every, s.some), env, values)
+
+    def ends(self, s: Loop, values: Mapping[str, int]) -> Range:
+        """Where a loop begins and ends."""
+        if s.hull and not self.walk.loose:
+            raise Unknown(str(s.hull))
+        return self.within(s.lo, s.hi, values, value_of(self.phase.axis(s.axis).extent, self.sizes))
+
+    def within(self, lo: Poly, hi: Poly, values: Mapping[str, int], extent: int) -> Range:
+        """What two bounds are worth, or, loose, 0 and the extent where data say them."""
+        if self.walk.loose:
+            return bound(lo, values, 0), bound(hi, values, extent)
+        return known(value_of, lo, values), known(value_of, hi, values)
+
+    def branch(self, s: When, values: Mapping[str, int]) -> tuple[TileStmt, ...]:
+        found = decided(s.cond, values) if self.walk.loose else known(holds, s.cond, values)
+        return longer(s.body, s.other) if found is None else s.body if found else s.other
 
     def nest(self, nest: Nest, env: Env, values: Mapping[str, int]) -> None:
         b = self.nests.get(id(nest))
@@ -345,8 +369,8 @@ class PhaseWalk:
             axis = b.bounds.axis
             for r in chunks(env[b.lane], self.width):
                 at = {**values, f"{b.lane}@v": r[0]}
-                lo = max(known(value_of, b.bounds.lo, at), env[axis][0])
-                hi = min(known(value_of, b.bounds.hi, at), env[axis][1])
+                lo, hi = self.within(b.bounds.lo, b.bounds.hi, at, env[axis][1])
+                lo, hi = max(lo, env[axis][0]), min(hi, env[axis][1])
                 yield from self.rounds(b, {**env, b.lane: r, axis: (lo, max(lo, hi))}, env)
 
     def rounds(self, b: Blocks, env: Env, outer: Env) -> Iterator[int]:
@@ -377,8 +401,7 @@ class PhaseWalk:
 
     def of_array(self, a: Access, env: Env) -> Iterator[int]:
         region = self.walk.arrays[a.array]
-        ends = (reach(p, env, self.sizes) for p in a.index)
-        box = [(max(lo, 0), min(hi + 1, n)) for (lo, hi), n in zip(ends, region.shape, strict=True)]
+        box = [self.positions(p, env, n) for p, n in zip(a.index, region.shape, strict=True)]
         if any(hi <= lo for lo, hi in box):
             return
         if region.whole_lines:
@@ -389,6 +412,16 @@ class PhaseWalk:
         linear = Region(region.name, (), 1)
         for r in runs(box, region.shape, region.strides):
             yield self.walk.kind(linear, (lines_of(r, region.element_bytes, 0),), a.write)
+
+    def positions(self, p: Poly, env: Env, extent: int) -> Range:
+        """The positions along one axis of an array that an index takes."""
+        try:
+            lo, hi = reach(p, env, self.sizes)
+        except Unknown:
+            if not self.walk.loose:
+                raise
+            return somewhere(p, env, self.sizes, extent)
+        return max(lo, 0), min(hi + 1, extent)
 
     def of_tile(self, a: Access, place: Place, env: Env, outer: Env) -> Iterator[int]:
         local = []
@@ -412,6 +445,16 @@ def lines_of(r: Range, element_bytes: int, offset: int) -> Range:
     """The bytes of the lines that a run of elements is in."""
     first, last = (offset + x * element_bytes for x in r)
     return first // LINE_BYTES * LINE_BYTES, -(-last // LINE_BYTES) * LINE_BYTES
+
+
+def longer(a: tuple[TileStmt, ...], b: tuple[TileStmt, ...]) -> tuple[TileStmt, ...]:
+    """Of two bodies the one with more statements."""
+
+    def count(body: tuple[TileStmt, ...]) -> int:
+        inner = {Loop: ("body",), When: ("body", "other"), Sift: ("every", "some")}
+        return sum(1 + sum(count(getattr(s, k)) for k in inner.get(type(s), ())) for s in body)
+
+    return a if count(a) >= count(b) else b
 
 
 def known(f: Callable[[V, Mapping[str, int]], W], x: V, values: Mapping[str, int]) -> W:

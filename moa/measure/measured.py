@@ -112,7 +112,7 @@ def beside_texts(level: Level | None) -> tuple[str, str]:
     if level is None or level.predicted_bytes is None:
         return "", ""
     off = level.off
-    return f"{level.predicted_bytes:,}", "" if off is None else f"{off:+.2%}"
+    return f"{'at most ' * level.at_most}{level.predicted_bytes:,}", "" if off is None else f"{off:+.2%}"
 
 
 def size(count: int) -> str:
