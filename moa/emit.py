@@ -25,6 +25,7 @@ from moa.explain.page import formula
 from moa.forms import chosen
 from moa.kernel import KEYS, VECTORS, Kernel, _intermediates
 from moa.loops import ELEMENT_BYTES
+from moa.machine import USUAL, machine_of
 from moa.normal import Eq
 from moa.oracle import evaluate
 from moa.pipeline import Derivation, Placed, place, specialised
@@ -80,7 +81,7 @@ class Library:
         self.name = mangled(name or kernel.name)
         if all(k in self.fixed for k in known):
             self.derivation = replace(
-                self.derivation, streamed=chosen(self.derivation.forms, self.fixed).streamed
+                self.derivation, streamed=chosen(self.derivation.forms, self.fixed, machine=machine_of(USUAL)).streamed
             )  # otherwise the form as written
         self.widths = tuple(self.width(b) for b in self.vector_bytes)
         self.interface = self.made_interface()
