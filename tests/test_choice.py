@@ -188,6 +188,13 @@ def test_an_outlook_is_kept_as_text() -> None:
         assert from_json(to_json(o), Outlook, (Outlook, Sketch, Rounds, Made)) == o
 
 
+def test_reductions_of_positions_have_an_outlook() -> None:
+    k = moa.compile("argmax(-X), argmax(X * X, axis=0)", X="n m")
+    x = np.arange(12.0).reshape(3, 4)
+    rows, columns = k(x)
+    assert rows.tolist() == [0, 0, 0] and columns.tolist() == [2, 2, 2, 2]
+
+
 def test_the_machine_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     from moa.machine import machine_in_use
 

@@ -210,7 +210,7 @@ def nest(tiles: Tiles, s: Nest, lengths: Mapping[str, Poly], around: Around) -> 
     for x in s.statements:
         axes = dict.fromkeys((*own, *(x.over if isinstance(x, Reduce) else ())))
         points = product(lengths[a] for a in axes)
-        flops = scalar_flops(x.value) + (OPERATORS[x.op.removesuffix("_ref")].flops if isinstance(x, Reduce) else 0)
+        flops = scalar_flops(x.value) + (joining(x.op) if isinstance(x, Reduce) else 0)
         touched, streamed = zero, zero
         for name, index in dict.fromkeys((*loads(x.value), *loads(x.target))):
             used = {v for p in index for v in p.vars()}
@@ -222,6 +222,12 @@ def nest(tiles: Tiles, s: Nest, lengths: Mapping[str, Poly], around: Around) -> 
         made = functions(x.value)
         out = together(out, Rounds(around, points * (flops - made), points * made, touched, streamed))
     return out
+
+
+def joining(op: str) -> int:
+    """Operations that take one more value into a reduction; that of pairs, or of positions, is no operator: one."""
+    known = OPERATORS.get(op.removesuffix("_ref"))
+    return 1 if known is None else known.flops
 
 
 def makes(
