@@ -213,8 +213,11 @@ def test_json_of_candidates() -> None:
     sizes = [w for s in ("n=1", "m=900", "dk=8", "dv=8") for w in ("--size", s)]
     answer = told("cost", ATTENTION, *sizes, "--why", "--threads", "2", "--machine", "edge")
     assert (answer["sizes"]["m"], answer["threads"], answer["machine"]) == (900, 2, "edge")
-    chosen = [c["name"] for c in answer["candidates"] if c["chosen"]]
-    assert chosen == ["in parts, merged", "1 row"] and all(c["bytes"]["L1"] for c in answer["candidates"])
+    chosen = {c["kind"]: c["name"] for c in answer["candidates"] if c["chosen"]}
+    assert (chosen["form"], chosen["rows"], len(chosen)) == ("in parts, merged", "1 row", 3)
+    assert all(c["time_s"] and c["waits_s"] for c in answer["candidates"]) and all(
+        c["bytes"]["L1"] for c in answer["candidates"]
+    )
     plain = moa("cost", ATTENTION, *sizes, "--why")
     assert plain[0] == 0 and plain[1].startswith("candidates for attention at n = 1, ") and "* as written" in plain[1]
 
