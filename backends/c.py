@@ -162,7 +162,7 @@ class Printer(Family):
         last = value
         while width > 1:
             width //= 2
-            lanes = ", ".join(str((k + width) % self.width) for k in range(self.width))
+            lanes = ", ".join(str(k ^ width) for k in range(self.width))  # one instruction, without a table
             name = f"{value}_{width}" if value.isidentifier() else f"r{len(self.lines)}_{width}"
             self.put(f"const moa_v {name}s = MOA_SHUFFLE({last}, {lanes});")
             both = f"{last}, {name}s"

@@ -17,7 +17,15 @@ from moa.ops import Kind
 from moa.poly import Poly
 
 TOLERANCE = {"f32": "2e-4", "f64": "1e-11", "bf16": "1e-2", "f16": "2e-3"}
-STARTS = {"add": "0.0", "mul": "1.0", "max": "(-INFINITY)", "min": "INFINITY", "or": "0.0", "and": "1.0"}
+STARTS = {
+    "add": "0.0",
+    "mul": "1.0",
+    "max": "(-INFINITY)",
+    "min": "INFINITY",
+    "or": "0.0",
+    "and": "1.0",
+    "argmax": "0.0",
+}
 JOINS = {"add": "r + x", "mul": "r * x", "max": "moa_maximum(r, x)", "min": "moa_minimum(r, x)",
          "or": "(r != 0 || x != 0)", "and": "(r != 0 && x != 0)"}  # fmt: skip
 
@@ -98,13 +106,19 @@ class Selftest:
             self.put("{")
             self.depth += 1
             self.put(f"double r = {STARTS[q.op]};")
+            if q.op == "argmax":
+                self.put("double best = -INFINITY;")
             self.loops([q.red])
             self.put(f"if ({self.e.cond(q.domain)}) {{")
             self.depth += 1
             for k, (c, s) in enumerate(q.pieces):
                 self.put(f"{'else ' if k else ''}if ({self.e.cond(c)}) {{")
                 self.put(f"    const double x = {self.e.scalar(s)};")
-                self.put(f"    r = {JOINS[q.op]};")
+                if q.op == "argmax":  # the first NaN counts as the maximum
+                    at = self.name("var", q.red[0])
+                    self.put(f"    if (best == best && (x > best || x != x)) {{ best = x; r = (double){at}; }}")
+                else:
+                    self.put(f"    r = {JOINS[q.op]};")
                 self.put("}")
             self.close(2)
             self.put(f"{place} = r;")

@@ -237,7 +237,7 @@ def _side_by_side(form: Form, held: Normal, trace: Trace) -> Form | None:
     steps: list[Step] = []
     made: dict[str, SideBySide] = {}
     for r in held.recurrences:
-        if not r.readers:  # its states are arrays: to make them takes longer than the steps
+        if not r.readers and not r.keep:  # all that is wanted is the last state
             continue
         try:
             found: SideBySide = LAWS["affine"].apply(r, partial(_fresh, names))
@@ -270,7 +270,7 @@ def _side_by_side(form: Form, held: Normal, trace: Trace) -> Form | None:
 def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
     named = name(streamed)
     total, sequential = flops(named)
-    own = [parallel(r) for r in named.recurrences if r.readers]
+    own = [parallel(r) for r in named.recurrences if r.readers or r.keep]
     sequences = const(1)
     for _, extent in min(own, key=len, default=()):
         sequences = sequences * extent
@@ -537,7 +537,7 @@ def _near(e: Eq | Fold) -> bool:
 
 
 def flops(normal: Normal) -> tuple[Poly, Poly]:
-    """(floating-point operations of a streamed, named system; those of them in recurrences that `carry` made)."""
+    """(floating-point operations of a streamed, named system; those of them in recurrences of many states)."""
     total = sequential = const(0)
     demanded = _demanded(normal)
     for e in normal.equations:
@@ -545,7 +545,7 @@ def flops(normal: Normal) -> tuple[Poly, Poly]:
     for r in normal.recurrences:
         own = _recurrence_flops(r)
         total = total + own
-        if r.readers:
+        if r.readers or r.keep:
             sequential = sequential + own
     return total, sequential
 

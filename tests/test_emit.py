@@ -122,6 +122,7 @@ PROGRAMS = {
     "in_order": "def in_order(X[n, d], k: int[n], R: int[c, r]):\n"
     "    rows = X[argsort(k)][(iota(n) + 1) % n]\n"
     "    return rows, rows[argsort(argsort(k))], rows[minimum(maximum(sum(R, axis=0)[:, None] - iota(3), 0), n - 1)]\n",
+    "first_of_all": "def first_of_all(X[n, d], Y[d, e]):\n    return argmax(X), Y[argmax(X)]\n",
     "blocks": "def blocks(X[b, m, d], R: int[b, r], q: int[r]):\n"
     "    rows = reshape(X, [b * m, d])\n"
     "    return rows[R + iota(b)[:, None] * m], rows[reverse(q)[:, None] * m + iota(m)]\n",

@@ -138,3 +138,8 @@ def test_a_broken_place_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order_module, "_solved", lambda c, v: (at := old(c, v)) and at + 1)
     broken = moa.compile("sum(where(x == iota(3)[:, None], 1, 0))", x="int n")(x)
     assert np.array_equal(counted, [1, 1, 2]) and not np.array_equal(broken, counted)
+
+
+def test_places_of_maxima_are_printed() -> None:
+    kernel = moa.compile("argmax(X)", X="n m")
+    assert "argmax_{" in kernel.explain("equations") and "argmax_{" in kernel.explain("normal")

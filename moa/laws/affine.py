@@ -67,8 +67,6 @@ def affine(r: Recurrence, fresh: Callable[[str], str], length: int = LENGTH) -> 
 
     Errors: Stays, with the reason, where a step is something else
     """
-    if r.reverse:
-        raise Stays("it runs backwards")
     if any(c.dtype != "f" for c in r.components):
         raise Stays("it has a state of integers")
     hot = _of_states(r)
@@ -132,7 +130,8 @@ def affine(r: Recurrence, fresh: Callable[[str], str], length: int = LENGTH) -> 
     last = Recurrence(fresh(r.name), row, r.place + 1, tuple(components), maps, r.exclusive, False, r.keep, readers)
 
     arrays = [(e.name, e.outer) for e in r.readers] + [(c.name, r.kept(c)) for c in r.components if r.keep]
-    equations = tuple(Eq(n, "map", outer, ((TRUE, _element(kept[n], outer, t, length)),)) for n, outer in arrays)
+    step = extent - 1 - var(t) if r.reverse else var(t)  # backwards, it is the first one that stands at the end
+    equations = tuple(Eq(n, "map", outer, ((TRUE, _element(kept[n], outer, t, step, length)),)) for n, outer in arrays)
     conditions = [
         (f"the factor {_short(f)} and the term of {n} read no state", "structure") for n, (f, _) in steps.items()
     ]
@@ -251,9 +250,8 @@ def _index(outer: tuple[Axis, ...]) -> tuple[Poly, ...]:
     return tuple(var(v) for v, _ in outer)
 
 
-def _element(name: str, outer: tuple[Axis, ...], t: str, length: int) -> Scalar:
-    """The element of an array by steps in the array by chunks and their steps."""
-    step = var(t)
+def _element(name: str, outer: tuple[Axis, ...], t: str, step: Poly, length: int) -> Scalar:
+    """The element of an array along t, made in a step, in the array by chunks and their steps."""
     within = step - step // length * length
     return load(name, (step // length, *(within if v == t else var(v) for v, _ in outer)))
 

@@ -199,7 +199,7 @@ def var_of(axis: Axis) -> Poly:
 
 # Printing ------------------------------------------------------------------------------------------------------------
 
-_REDUCE_NAMES = {"add": "sum", "mul": "prod", "max": "max", "min": "min", "or": "any", "and": "all"}
+_REDUCE_NAMES = {"add": "sum", "mul": "prod", "max": "max", "min": "min", "or": "any", "and": "all", "argmax": "argmax"}
 
 
 def head_text(name: str, outer: tuple[Axis, ...]) -> str:
