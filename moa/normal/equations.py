@@ -74,7 +74,7 @@ class Member:
     @property
     def width(self) -> int:
         """p: the number of state components."""
-        return len(self.pieces[0][1])
+        return len(self.pieces[0][1]) if self.pieces else max(len(self.move), 1)
 
     def state(self, k: int) -> str:
         return f"{self.name}#{k}"

@@ -220,12 +220,18 @@ class PhaseBuilder(Statements):
         if cut is not None and not self.sifted(done) and [r.kind for r in self.ranges(done)] == ["full"]:
             before = at_least_zero(cut - 1 - var(done.axis[0]))
             end = minimum(maximum(cut, const(0)), done.axis[1])
-            self.traverse(under(done, before), const(0), end)
-            second = self.shifted(under(done, negate(before)), cut)
-            self.known = {}  # what begins at the cut is simpler than what is cut there
-            self.traverse(second, end - cut, second.axis[1])
-            self.known = None
-            return done
+            first, second = under(done, before), under(done, negate(before))
+            if not any(x.domain.is_false for x in (first, second)):  # else it is where the domain begins or ends
+                self.traverse(first, const(0), end)
+                left = done.axis[1] - cut
+                if any(k < 0 or any(a.kind != "size" for a in m) for m, k in left.terms):
+                    self.traverse(second, end, done.axis[1])
+                    return done
+                second = self.shifted(second, cut)
+                self.known = {}  # what begins at the cut is simpler than what is cut there
+                self.traverse(second, end - cut, second.axis[1])
+                self.known = None
+                return done
         both_ways = None if self.lanes is None or self.plan.strategy.warps else self.apart(done)
         if both_ways is not None:
             near, (v, extent) = both_ways[0], done.axis
