@@ -21,7 +21,7 @@ HERE = os.uname().machine == "x86_64" and shutil.which("valgrind") and COMPILER
 pytestmark = pytest.mark.skipif(not HERE, reason="valgrind or a C compiler is missing, or this is no x86")
 SIZES = {  # in the order of the parameters of the emitted functions
     "attention": {"n": 100, "dk": 32, "m": 300, "dv": 32},
-    "causal": {"n": 203, "dk": 32, "dv": 32},
+    "causal": {"n": 203, "dk": 24, "dv": 24},
     "window": {"n": 300, "dk": 24, "dv": 24, "w": 40},
 }
 MAIN = """

@@ -273,6 +273,8 @@ def _phase(plan: Plan, number: int, equations: list[Eq]) -> Phase:
     outer = _target(plan, first)[1]
     if items is None:
         items = outer[:-1] if len(outer) > 1 else outer
+        if all(str(extent) in plan.strategy.short for _, extent in items):  # too few for vectors, and for threads
+            items = outer
         return PhaseBuilder(plan, f"p{number}", items, _innermost(plan, items)).build(targets)
     return PhaseBuilder(plan, f"p{number}", items, _row(plan, first, items)).build(targets)
 
