@@ -146,3 +146,12 @@ def test_a_kernel_of_few_rows_more_than_a_vector(backend: str) -> None:
         s = np.where(j <= i + 300, q.astype(float) @ k.T, -np.inf)
         e = np.exp(s - s.max(-1, keepdims=True))
         assert np.abs(kernel(q, k, v) - e @ v / e.sum(-1, keepdims=True)).max() < 1e-5
+
+
+def test_phases_without_long_rows_go_along_what_is_long() -> None:
+    """Four rounds of hashes for 4096 tokens: tokens are the lanes, and what threads divide, too."""
+    kernel = compile("examples/systems/reformer.moa", function="reformer", dtype="float32")
+    sizes = {"n": 4096, "d": 64, "dv": 64, "rounds": 4, "f": 32, "chunk": 64, "causal": 0}
+    hashes = kernel.placed_at(sizes, kernel.form_at(sizes)).tiles.phases[0]
+    assert [str(hashes.axis(v).extent) for v in hashes.items] == ["rounds", "n"]
+    assert all(x.lane == hashes.items[-1] for x in nests(hashes.body) if x.lane is not None)
