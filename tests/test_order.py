@@ -143,3 +143,4 @@ def test_a_broken_place_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_places_of_maxima_are_printed() -> None:
     kernel = moa.compile("argmax(X)", X="n m")
     assert "argmax_{" in kernel.explain("equations") and "argmax_{" in kernel.explain("normal")
+    assert "argmax_j X[i, j]" in str(kernel.explain())

@@ -21,7 +21,7 @@ from moa.poly import Atom, Poly, atom, var
 Scope = tuple[str, str]  # a system of equations and an equation of it
 Node = tuple[str, str, str]  # a variable of a scope, or ("", array, axis number)
 
-REDUCE_WORDS = {"add": "sum", "mul": "prod", "max": "max", "min": "min", "or": "any", "and": "all"}
+REDUCE_WORDS = {"add": "sum", "mul": "prod", "max": "max", "min": "min", "or": "any", "and": "all", "argmax": "argmax"}
 REDUCED_AXIS = "reduced"
 ROW, COLUMN = "i", "c"
 LEADING = ("b", "h", "g")
