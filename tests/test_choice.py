@@ -199,6 +199,7 @@ def test_reductions_of_positions_have_an_outlook() -> None:
 def test_the_machine_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     from moa.machine import machine_in_use
 
+    monkeypatch.delenv("MOA_MACHINE")
     machine_in_use.cache_clear()
     try:
         assert machine_in_use() == ZEN
