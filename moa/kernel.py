@@ -547,7 +547,9 @@ class Kernel:
         rows, row = max(extents.values(), default=1), 0
         if rows < width:  # another axis may be longer
             rows, row = max(self._row_axes(ranks, form, sizes, width))
-        short = tuple(sorted(e for e, n in extents.items() if n < width <= max(extents.values())))
+        few = {e for e, n in extents.items() if n < width <= max(extents.values())}
+        few |= {k for k, n in sizes.items() if n < width and few}  # in place of which no other short axis is the row
+        short = tuple(sorted(few))
         usual = replace(self.strategy_for(rows, -row), short=short)
         setting = Setting(self._outlook(ranks, form, width, -row), sizes, threads, machine, self.dtype)
         return tiles_at(setting, usual, rows, self.strategy_for, self._made_again(ranks, form, sizes, width))

@@ -224,7 +224,7 @@ class PhaseBuilder(Statements):
             if not any(x.domain.is_false for x in (first, second)):  # else it is where the domain begins or ends
                 self.traverse(first, const(0), end)
                 left = done.axis[1] - cut
-                if any(k < 0 or any(a.kind != "size" for a in m) for m, k in left.terms):
+                if any(k < 0 for p in (cut, left) for _, k in p.terms):  # it may lie outside
                     self.traverse(second, end, done.axis[1])
                     return done
                 second = self.shifted(second, cut)
