@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 from rich.text import Text
@@ -18,7 +18,7 @@ from rich.text import Text
 from moa import answers
 from moa.cache import Usage, current, located
 from moa.files import plain, text_to, writable, written
-from moa.given import caches_of, completed, loaded, made, pairs, whole
+from moa.given import caches_of, completed, inputs_of, leading, loaded, made, pairs, whole
 from moa.machine import machine_of, toml_of
 from moa.measure import measure as taken
 from moa.probe import probe
@@ -68,6 +68,12 @@ Shapes = Annotated[
     typer.Option("--shape", metavar='NAME="AXES"', help='Axes of a parameter of a formula: Q="... n dk", w=int.'),
 ]
 Sizes = Annotated[list[str] | None, typer.Option("--size", metavar="NAME=N", help="The value of a size: n=1024.")]
+Values = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME=VALUE]...", help="x.npy, data.npz:key, or a number; by default random."),
+]
+Lead = Annotated[str, typer.Option("--lead", metavar="B,H", help="What `...` is for random inputs.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random inputs.")]
 Floats = Annotated[Dtype, typer.Option("--dtype", help="Floats in arrays; 16-bit ones are computed in float32.")]
 Chosen = Annotated[
     str, typer.Option("--function", metavar="NAME", help="The kernel; by default the last function of the program.")
@@ -116,8 +122,8 @@ def run(
         Path | None, typer.Option("--out", metavar="FILE", help="Write the results here: a .npz file, or .npy of one.")
     ] = None,
     size: Sizes = None,
-    lead: Annotated[str, typer.Option("--lead", metavar="B,H", help="What `...` is for random inputs.")] = "",
-    seed: Annotated[int, typer.Option("--seed", help="Of the random inputs.")] = 0,
+    lead: Lead = "",
+    seed: Seed = 0,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="By default all processors.")] = None,
     dtype: Floats = Dtype.float32,
     shape: Shapes = None,
@@ -135,7 +141,7 @@ def run(
         kernel = made(file, shape, dtype.value, function)
         sizes = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
         given = {k: loaded(kernel, k, v) for k, v in pairs(values, "an argument").items()}
-        arguments = completed(kernel, given, sizes, [whole("--lead", x) for x in lead.split(",") if x], seed)
+        arguments = completed(kernel, given, sizes, leading(lead), seed)
         first, _ = timed(lambda: kernel(*arguments, threads=threads))
         again, found = timed(lambda: kernel(*arguments, threads=threads))
         results = [plain(x) for x in (found if isinstance(found, tuple) else (found,))]
@@ -261,13 +267,10 @@ def cost(
 @app.command(short_help="Run a program through simulated caches, counters and a clock.")
 def measure(
     file: File,
-    values: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME=VALUE]...", help="x.npy, data.npz:key, or a number; by default random."),
-    ] = None,
+    values: Values = None,
     size: Sizes = None,
-    lead: Annotated[str, typer.Option("--lead", metavar="B,H", help="What `...` is for random inputs.")] = "",
-    seed: Annotated[int, typer.Option("--seed", help="Of the random inputs.")] = 0,
+    lead: Lead = "",
+    seed: Seed = 0,
     threads: Annotated[int, typer.Option("--threads", min=1, help="How many share the work.")] = 1,
     cache: Annotated[
         list[str] | None,
@@ -289,11 +292,9 @@ def measure(
     """
     with guarded(as_json):
         kernel = made(file, shape, dtype.value, function)
-        named: dict[str, Any] = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
-        named |= {k: loaded(kernel, k, v) for k, v in pairs(values, "an argument").items()}
-        axes = [whole("--lead", x) for x in lead.split(",") if x]
+        named = inputs_of(kernel, size, values)
         with working(f"compiling {kernel.name}") as now:
-            found = taken(kernel, (), named, caches_of(cache), threads, axes, seed, now)
+            found = taken(kernel, (), named, caches_of(cache), threads, leading(lead), seed, now)
         if as_json:
             tell(answers.of_measured(kernel, found))
         else:
@@ -303,13 +304,10 @@ def measure(
 @app.command(short_help="Measure the best few tiles, and use the fastest.")
 def tune(
     file: File,
-    values: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME=VALUE]...", help="x.npy, data.npz:key, or a number; by default random."),
-    ] = None,
+    values: Values = None,
     size: Sizes = None,
-    lead: Annotated[str, typer.Option("--lead", metavar="B,H", help="What `...` is for random inputs.")] = "",
-    seed: Annotated[int, typer.Option("--seed", help="Of the random inputs.")] = 0,
+    lead: Lead = "",
+    seed: Seed = 0,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="How many share the work.")] = None,
     limit: Annotated[float, typer.Option("--seconds", help="To measure for, without compiling.")] = 5.0,
     dtype: Floats = Dtype.float32,
@@ -326,11 +324,9 @@ def tune(
     """
     with guarded(as_json):
         kernel = made(file, shape, dtype.value, function)
-        named: dict[str, Any] = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
-        named |= {k: loaded(kernel, k, v) for k, v in pairs(values, "an argument").items()}
-        axes = [whole("--lead", x) for x in lead.split(",") if x]
+        named = inputs_of(kernel, size, values)
         with working(f"compiling {kernel.name}") as now:
-            found = tuned(kernel, (), named, threads, axes, seed, limit, True, now)
+            found = tuned(kernel, (), named, threads, leading(lead), seed, limit, True, now)
         if as_json:
             tell(answers.of_tuned(kernel, found))
         else:

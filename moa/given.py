@@ -74,6 +74,17 @@ def loaded(kernel: Kernel, name: str, text: str) -> Any:
         raise MoaError("argument", f"{name} is '{printable(text)}'", None, hint) from None
 
 
+def leading(text: str) -> list[int]:
+    """What `--lead` says of `...`."""
+    return [whole("--lead", x) for x in text.split(",") if x]
+
+
+def inputs_of(kernel: Kernel, size: list[str] | None, values: list[str] | None) -> dict[str, Any]:
+    """Sizes and arguments by name, as `--size` and NAME=VALUE give them."""
+    named: dict[str, Any] = {k: whole(k, v) for k, v in pairs(size, "--size").items()}
+    return named | {k: loaded(kernel, k, v) for k, v in pairs(values, "an argument").items()}
+
+
 def parameter(kernel: Kernel, name: str) -> ir.Input:
     inputs = kernel._front(0).program.inputs
     found = next((p for p in inputs if p.name == name), None)

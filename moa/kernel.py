@@ -415,14 +415,8 @@ class Kernel:
         front = self._front(ranks)
         sizes = bind(front.program, given)
         form, count = self._chosen(front, sizes, threads)
-        return Facts(
-            ranks,
-            front,
-            given,
-            sizes,
-            self.strategy_at(form, sizes, ranks, count),
-            self._class(ranks, form, sizes, count),
-        )
+        model = self.strategy_at(form, sizes, ranks, count)
+        return Facts(ranks, front, given, sizes, model, self._class(ranks, form, sizes, model))
 
     def _choice(self, values: list[Any], threads: int | None) -> Strategy:
         """The tiles that the model chooses for a call."""
@@ -442,11 +436,10 @@ class Kernel:
         if keep:
             self._kept.put((strategy.rows, strategy.keys, strategy.block, strategy.map_block), *parts)
 
-    def _class(self, ranks: int, form: str, sizes: Mapping[str, int], threads: int) -> tuple[str, ...]:
+    def _class(self, ranks: int, form: str, sizes: Mapping[str, int], model: Strategy) -> tuple[str, ...]:
         """What calls have in common that use one choice: sizes between the same powers of two among it."""
         builder = import_module(f"moa.backends.{self.backend}_build")
         classes = str(sorted((k, int(n).bit_length()) for k, n in sizes.items()))
-        model = self.strategy_at(form, sizes, ranks, threads)
         return ("tuned", builder.identity(), str(os.cpu_count()), self.dtype, str(ranks), form, classes, str(model))
 
     def _strategy(self, ranks: int, form: str, sizes: Mapping[str, int], threads: int) -> Strategy:
@@ -454,7 +447,7 @@ class Kernel:
         model = self.strategy_at(form, sizes, ranks, threads)
         if self.backend == "cuda":
             return model
-        parts = self._class(ranks, form, sizes, threads)
+        parts = self._class(ranks, form, sizes, model)
         if parts not in self._winners:
             on = os.environ.get("MOA_TUNED", "") != "0"
             found = self._kept.get(tuple[int, int, int, int], *parts) if on else None
@@ -548,7 +541,8 @@ class Kernel:
         if rows < width:  # another axis may be longer
             rows, row = max(self._row_axes(ranks, form, sizes, width))
         few = {e for e, n in extents.items() if n < width <= max(extents.values())}
-        few |= {k for k, n in sizes.items() if n < width and few}  # in place of which no other short axis is the row
+        if few:  # in place of which no other short axis is the row
+            few |= {k for k, n in sizes.items() if n < width}
         short = tuple(sorted(few))
         usual = replace(self.strategy_for(rows, -row), short=short)
         setting = Setting(self._outlook(ranks, form, width, -row), sizes, threads, machine, self.dtype)

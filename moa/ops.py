@@ -115,3 +115,6 @@ class _First:
 REDUCERS: dict[str, Operator] = OPERATORS | {
     "argmax": Operator("argmax", "argmax", _First(), ((("f",), "i"),), 0, -math.inf)  # type: ignore[arg-type]
 }
+
+# what an axis is reduced by -> its name in the language
+REDUCE_WORDS = {operator: word for word, operator in REDUCTIONS.items()} | {"argmax": "argmax"}

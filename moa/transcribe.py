@@ -14,10 +14,9 @@ from moa.laws.group import equation_loads
 from moa.laws.reading import Stays
 from moa.normal import ArrayInput, Axis, Cond, Eq, Index, Normal, Scalar
 from moa.notation import CALLED, INFIX, number_text, poly_text
-from moa.ops import OPERATORS, REDUCTIONS
+from moa.ops import OPERATORS, REDUCE_WORDS
 from moa.poly import Atom, Poly
 
-WORDS = {operator: word for word, operator in REDUCTIONS.items()}
 IDENTITIES = {"add": "0", "mul": "1", "max": "-inf", "min": "inf"}
 LEVELS = {"lt": 1, "le": 1, "gt": 1, "ge": 1, "eq": 1, "ne": 1, "or": 2, "and": 3, "add": 4, "sub": 4, "mul": 5}
 LEVELS |= {"div": 5, "floordiv": 5, "mod": 5}
@@ -94,7 +93,9 @@ class _Writer:
             value = self.chosen(self.cond(e.domain), value, Text(IDENTITIES[e.op]))
         value = self.spread(value, frozenset(v for v, _ in self.frame))
         axis = at - len(self.frame)
-        return f"{WORDS[e.op]}({value.text})" if axis == -1 else f"{WORDS[e.op]}({value.text}, axis={axis})"
+        return (
+            f"{REDUCE_WORDS[e.op]}({value.text})" if axis == -1 else f"{REDUCE_WORDS[e.op]}({value.text}, axis={axis})"
+        )
 
     def place(self, e: Eq) -> int:
         """Where a reduced axis is put among the others so that as few arrays as possible are transposed."""

@@ -15,13 +15,13 @@ from moa import ir
 from moa.explain.origin import canonical, forms, given_names
 from moa.forms import Form
 from moa.normal import Axis, Component, Cond, Eq, Fold, Index, Member, Normal, Scalar, load, loads, map_cond, map_scalar
+from moa.ops import REDUCE_WORDS
 from moa.pipeline import Derivation
 from moa.poly import Atom, Poly, atom, var
 
 Scope = tuple[str, str]  # a system of equations and an equation of it
 Node = tuple[str, str, str]  # a variable of a scope, or ("", array, axis number)
 
-REDUCE_WORDS = {"add": "sum", "mul": "prod", "max": "max", "min": "min", "or": "any", "and": "all", "argmax": "argmax"}
 REDUCED_AXIS = "reduced"
 ROW, COLUMN = "i", "c"
 LEADING = ("b", "h", "g")

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from math import gcd
 
-from moa.explain.names import REDUCE_WORDS, Names, Scope
+from moa.explain.names import Names, Scope
 from moa.normal import TRUE, Axis, Cond, Eq, Scalar
+from moa.ops import REDUCE_WORDS
 from moa.poly import Atom, Poly, const
 
 WIDTH = 118

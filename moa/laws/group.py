@@ -7,7 +7,7 @@ the way, so that a group has one name for every axis.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -189,18 +189,22 @@ def levels(
             level = first.get(here, 1)
             top = max((out[name] for name in direct), default=0)
             level = max(level, top)
-            while (here, level) in _waited_for(needed - {(here, level)}, waits):
-                level += 1
+            level = _free(here, level, needed, waits)
             if level == top and not joins(own, e, [name for name in direct if out[name] == top]):
-                level = top + 1
-                while (here, level) in _waited_for(needed, waits):
-                    level += 1
+                level = _free(here, top + 1, needed, waits)
             out[e.name] = level
             waits.setdefault((here, level), set()).update(needed - {(here, level)})
             first[here] = level + 1
         needs[e.name] = needed
         after[e.name] = first
     return out
+
+
+def _free(here: str, level: int, needed: Set[Traversal], waits: Mapping[Traversal, set[Traversal]]) -> int:
+    """The first traversal of a group, from a level on, that none of those it needs has to wait for."""
+    while (here, level) in _waited_for(needed - {(here, level)}, waits):
+        level += 1
+    return level
 
 
 def _waited_for(start: Iterable[Traversal], waits: Mapping[Traversal, set[Traversal]]) -> set[Traversal]:

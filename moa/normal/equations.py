@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moa.normal.scalar import TRUE, Cond, Index, Scalar
-from moa.ops import Kind
+from moa.ops import REDUCE_WORDS, Kind
 from moa.poly import Poly
 
 # Equations -----------------------------------------------------------------------------------------------------------
@@ -199,8 +199,6 @@ def var_of(axis: Axis) -> Poly:
 
 # Printing ------------------------------------------------------------------------------------------------------------
 
-_REDUCE_NAMES = {"add": "sum", "mul": "prod", "max": "max", "min": "min", "or": "any", "and": "all", "argmax": "argmax"}
-
 
 def head_text(name: str, outer: tuple[Axis, ...]) -> str:
     return f"{name}[{', '.join(v for v, _ in outer)}]" if outer else name
@@ -218,7 +216,7 @@ def eq_text(e: Eq) -> str:
         return f"{head_text(e.name, e.outer)} = {body}"
     assert e.red is not None
     where = "" if e.domain.is_true else f", {e.domain}"
-    return f"{head_text(e.name, e.outer)} = {_REDUCE_NAMES[e.op]}_{{{e.red[0]} < {e.red[1]}{where}}} {body}"
+    return f"{head_text(e.name, e.outer)} = {REDUCE_WORDS[e.op]}_{{{e.red[0]} < {e.red[1]}{where}}} {body}"
 
 
 def fold_text(f: Fold) -> str:
@@ -228,7 +226,7 @@ def fold_text(f: Fold) -> str:
         bases = "; ".join(
             ("" if c.is_true else f"{c}: ") + (", ".join(map(str, b)) if len(b) > 1 else str(b[0])) for c, b in m.pieces
         )
-        lines.append(f"  {head_text(m.name, m.outer)}: {_REDUCE_NAMES[m.op]} of {bases}")
+        lines.append(f"  {head_text(m.name, m.outer)}: {REDUCE_WORDS[m.op]} of {bases}")
         if m.refs:
             lines.append("    refs   " + ", ".join(f"r{k} = {r}" for k, r in enumerate(m.refs)))
         if m.move:
