@@ -9,6 +9,7 @@ from __future__ import annotations
 from moa.backends.c_vectors import scalars, vectors
 from moa.backends.cfamily import BINARY, RELATIONS, Family, comment, literal
 from moa.loops import Const, Fn, For, If, Loops, Name, Op, Stmt
+from moa.pointers import with_pointers
 
 __all__ = ["Printer", "comment", "print_c", "print_functions"]
 
@@ -18,7 +19,6 @@ UNARY = {"fabs": "MOA_FABS", "fneg": "MOA_FNEG", "fsqrt": "MOA_SQRT", "round": "
 CALLS = {"fma": "MOA_FMA", "fmax": "MOA_FMAX", "fmin": "MOA_FMIN", "fmaxn": "MOA_FMAXN", "fminn": "MOA_FMINN",
          "scale": "MOA_SCALE", "wmin": "MOA_WMIN", "wmax": "MOA_WMAX", "wadd": "MOA_WADD", "wsub": "MOA_WSUB",
          "wmul": "MOA_WMUL", "pair": "MOA_PAIR", "dot2": "MOA_DOT2", "band": "MOA_AND", "bor": "MOA_OR"}  # fmt: skip
-PAIRS = {"max": "MOA_FMAX", "min": "MOA_FMIN", "maxn": "MOA_FMAXN", "minn": "MOA_FMINN"}
 
 
 def print_c(loops: Loops) -> str:
@@ -34,6 +34,7 @@ def functions(loops: Loops) -> str:
 
 def print_functions(loops: Loops, prefix: str, linkage: str) -> str:
     """The functions of Loops alone; `linkage` is what stands before the names of entries."""
+    loops = with_pointers(loops)
     printer = Printer(loops, prefix, linkage)
     return "\n\n".join(printer.function(f) for f in loops.functions) + "\n"
 
@@ -121,7 +122,7 @@ class Printer(Family):
                 first = [s.attrs[0] * self.width + k // 2 + k % 2 * 2 * self.width for k in range(2 * self.width)]
                 return f"MOA_WEAVE({', '.join(args)}, {', '.join(map(str, first))})"
             case "reduce":
-                return self.reduce(s.attrs[0], args[0])
+                return f"MOA_ACROSS_{s.attrs[0]}({args[0]})"
             case "test":
                 element, relation = s.attrs
                 return f"MOA_TEST_{element}({relation}, {RELATIONS[relation]}, {', '.join(args)})"
@@ -155,21 +156,6 @@ class Printer(Family):
                 f"MOA_INSERT({text}, {k}, {x})" if text == base else text.replace(" r_; })", f" r_[{k}] = {x}; r_; }})")
             )
         return text
-
-    def reduce(self, op: str, value: str) -> str:
-        """Lane i with lane i + width / 2, until one is left; lanes above are of no interest."""
-        width = self.width
-        last = value
-        while width > 1:
-            width //= 2
-            lanes = ", ".join(str(k ^ width) for k in range(self.width))  # one instruction, without a table
-            name = f"{value}_{width}" if value.isidentifier() else f"r{len(self.lines)}_{width}"
-            self.put(f"const moa_v {name}s = MOA_SHUFFLE({last}, {lanes});")
-            both = f"{last}, {name}s"
-            joined = f"{PAIRS[op]}({both})" if op in PAIRS else f"{last} {'+' if op == 'add' else '*'} {name}s"
-            self.put(f"const moa_v {name} = {joined};")
-            last = name
-        return f"{last}[0]" if last.isidentifier() else f"({last})[0]"
 
     # memory
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from moa.backends.c_across import ACROSS_VECTORS, LAST, steps
 from moa.backends.c_pairs import PAIR_VECTORS
 
 SCALARS = r"""
@@ -22,8 +23,14 @@ SCALARS = r"""
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
-/* addresses are computed as written; and GCC 12 has been seen to vectorise a loop of scalars around vectors wrongly */
-#pragma GCC optimize("fp-contract=off", "no-ivopts", "no-tree-vectorize")
+/* GCC 12 has been seen to vectorise a loop of scalars around vectors wrongly */
+#pragma GCC optimize("fp-contract=off", "no-tree-vectorize")
+#if defined(__AVX512F__)
+/* as tuned for other processors it keeps addresses in vector registers, from where each round of a loop fetches them */
+#pragma GCC target("tune=skylake-avx512")
+#else
+#pragma GCC optimize("no-ivopts")
+#endif
 #else
 #error "this file needs GCC or clang: it uses vector extensions"
 #endif
@@ -365,13 +372,19 @@ AVX512 = "#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512V
 DTYPES = {
     "f32": {
         "FLOAT": "float", "UINT": "uint32_t", "INT": "int32_t", "SUFFIX": "f", "PS": "ps", "EPI": "epi32",
-        "M256": "__m256", "NEONV": "float32x4_t", "NEON": "f32", "LANE": "4", "SHIFT": "23", "EL": "f32",
+        "M256": "__m256", "M128": "__m128",
+        "LOWHALF": "_mm512_castps512_ps256", "HIGHHALF": "_mm512_extractf32x8_ps",
+        "LOWQUARTER": "_mm256_castps256_ps128", "HIGHQUARTER": "_mm256_extractf128_ps",
+        "NEONV": "float32x4_t", "NEON": "f32", "LANE": "4", "SHIFT": "23", "EL": "f32",
         "MAGIC_BIAS": "0x1.8p23f + 127.0f", "LOWEST_POWER": "-252.0f", "HIGHEST_POWER": "254.0f",
         "START": "0x3f400000", "TINY": "0x1p-126f", "LIFT": "0x1p23f", "SIGN_BIT": "0x80000000u",
     },
     "f64": {
         "FLOAT": "double", "UINT": "uint64_t", "INT": "int64_t", "SUFFIX": "", "PS": "pd", "EPI": "epi64",
-        "M256": "__m256d", "NEONV": "float64x2_t", "NEON": "f64", "LANE": "8", "SHIFT": "52", "EL": "f64",
+        "M256": "__m256d", "M128": "__m128d",
+        "LOWHALF": "_mm512_castpd512_pd256", "HIGHHALF": "_mm512_extractf64x4_pd",
+        "LOWQUARTER": "_mm256_castpd256_pd128", "HIGHQUARTER": "_mm256_extractf128_pd",
+        "NEONV": "float64x2_t", "NEON": "f64", "LANE": "8", "SHIFT": "52", "EL": "f64",
         "MAGIC_BIAS": "0x1.8p52 + 1023.0", "LOWEST_POWER": "-2044.0", "HIGHEST_POWER": "2046.0",
         "START": "INT64_C(0x3fe8000000000000)", "TINY": "0x1p-1022", "LIFT": "0x1p52",
         "SIGN_BIT": "UINT64_C(0x8000000000000000)",
@@ -406,7 +419,9 @@ def vectors(dtype: str, width: int) -> str:
         "ONES": f"{(1 << width) - 1}u",
         "ALL_X": ", ".join(["x"] * width),
         "LANES": ", ".join(map(str, range(width))),
+        "LASTLANES": LAST[dtype],
+        "STEPS": steps(width),
         "EVERY_OTHER": ", ".join(f"{k | (k + width) << 16:#x}" for k in range(width)),
     }
     short = filled(SHORT_VECTORS + PAIR_VECTORS, words) if dtype == "f32" else ""
-    return (AVX512 if size == 64 else "") + filled(VECTORS, words).lstrip("\n") + short
+    return (AVX512 if size == 64 else "") + filled(VECTORS + ACROSS_VECTORS, words).lstrip("\n") + short

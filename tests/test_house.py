@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     "text", "cache", "machine", "markup", "poly", "ops", "ir", "parse", "check", "notation", "spans", "oracle",
     "associative", "rewrite", "normal", "record", "naming", "psi", "canonical", "domains", "laws", "stream", "tiles",
-    "tile", "loops", "lower", "lift", "expand", "interp", "cost", "backends", "ceilings", "forms", "increment",
-    "transcribe", "pipeline", "storage", "dlpack", "arrays", "call", "candidates", "kept", "kernel", "device_arrays",
-    "device_call", "device", "step", "numerics", "verify", "explain", "assignments", "emit", "emit_cuda", "files",
-    "given", "measure", "tune", "probe", "answers", "terminal", "cli", "__main__",
+    "tile", "loops", "lower", "lift", "expand", "pointers", "interp", "cost", "backends", "ceilings", "forms",
+    "increment", "transcribe", "pipeline", "storage", "dlpack", "arrays", "call", "candidates", "kept", "kernel",
+    "device_arrays", "device_call", "device", "step", "numerics", "verify", "explain", "assignments", "emit",
+    "emit_cuda", "files", "given", "measure", "tune", "probe", "answers", "terminal", "cli", "__main__",
 ]
 # fmt: on
 
