@@ -7,6 +7,7 @@ from; a tile is addressed by its axes, and lowering subtracts their origins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -256,6 +257,26 @@ class Tiles:
         return "\n".join(out)
 
 
+def nests(body: Iterable[TileStmt]) -> Iterator[Nest]:
+    """Every nest in the statements and those inside them."""
+    for s in body:
+        match s:
+            case Nest():
+                yield s
+            case Loop():
+                yield from nests(s.body)
+            case When():
+                yield from nests((*s.body, *s.other))
+            case Sift():
+                yield from nests((*s.every, *s.some))
+
+
+def statements(body: Iterable[TileStmt]) -> Iterator[Map | Reduce]:
+    """Every statement of these nests."""
+    for nest in nests(body):
+        yield from nest.statements
+
+
 def tile_body_text(body: tuple[TileStmt, ...], depth: int) -> list[str]:
     pad = "  " * depth
     out: list[str] = []
@@ -296,6 +317,6 @@ def conds_text(conds: tuple[Cond, ...]) -> str:
 # fmt: off
 __all__ = [
     "Array", "ArrayInput", "Axis", "Bounds", "Loop", "Map", "Nest", "Phase", "Placed", "Reduce", "Sift", "Sorted",
-    "Tile", "TileAxis", "Tiles", "When",
+    "Tile", "TileAxis", "Tiles", "When", "nests", "statements",
 ]
 # fmt: on

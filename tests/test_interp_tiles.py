@@ -10,11 +10,11 @@ import pytest
 from chain import MINIATURES, Chain
 from programs import Case, Param, listed
 
-from moa.interp.tiles import combined, reduced, run, statements
+from moa.interp.tiles import combined, reduced, run
 from moa.normal import Scalar, at_least_zero, choose, lit, load
 from moa.poly import Poly, const, var
 from moa.tile import Strategy
-from moa.tiles import Array, Loop, Map, Nest, Phase, Tile, TileAxis, Tiles, TileStmt, When
+from moa.tiles import Array, Loop, Map, Nest, Phase, Tile, TileAxis, Tiles, TileStmt, When, statements
 
 CAUSAL = """def f(Q[n, d], K[n, d], V[n, c]):
     i, j = iota(n)[:, None], iota(n)

@@ -11,7 +11,6 @@ from programs import Case, listed
 from test_properties import check
 
 import moa
-from moa.interp.tiles import statements
 from moa.normal import lit, load
 from moa.parse import parse
 from moa.pipeline import derive
@@ -19,7 +18,7 @@ from moa.poly import atom, var
 from moa.psi.order import before, ordered_by
 from moa.tile import Strategy, tile
 from moa.tile import order as order_module
-from moa.tiles import Placed, Reduce, Sorted
+from moa.tiles import Placed, Reduce, Sorted, statements
 
 Array = np.ndarray[Any, Any]
 SIZES = (0, 1, 2, 3, 7, 8, 13, 64, 97)

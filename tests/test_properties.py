@@ -216,6 +216,14 @@ COUNTEREXAMPLES: dict[str, Case] = {
         "Q[n, d] K[n, d] V[n, c]",
         {"n": 11, "d": 2, "c": 3},
     ),
+    "normalisers of other rows": case(  # once read in the loop that made them: wrong results
+        """def f(X[n, d]):
+    A = softmax(X @ X.T)
+    return softmax(A @ A.T) @ X
+""",
+        "X[n, d]",
+        {"n": 13, "d": 3},
+    ),
     "an integer chosen by floats": case(
         "def g(X[n, d]):\n    return where(sum(X) > 0, 1, 0) + tanh(sum(X))\n", "X[n, d]", {"n": 5, "d": 4}
     ),

@@ -26,7 +26,7 @@ from moa.cost.sums import Count, of
 from moa.cost.traffic import Tiled, Walk, reads_data
 from moa.normal import Index, Scalar, loads
 from moa.poly import Poly, const
-from moa.tiles import Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When
+from moa.tiles import Loop, Map, Nest, Phase, Reduce, Tiles, TileStmt, When, statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +120,6 @@ class Products:
             return None
         names = [p.as_var() for p in index]
         return None if None in names else frozenset(n for n in names if n is not None)
-
-
-def statements(body: tuple[TileStmt, ...]) -> Iterator[Map | Reduce]:
-    for s in body:
-        match s:
-            case Nest():
-                yield from s.statements
-            case Loop():
-                yield from statements(s.body)
-            case When():
-                yield from statements((*s.body, *s.other))
 
 
 def source(tiles: Tiles, s: Map | Reduce) -> Index | None:

@@ -12,7 +12,7 @@ from moa.loops import Element
 from moa.normal import Cond, is_structural, loads, subterms
 from moa.pipeline import Placed
 from moa.poly import Poly
-from moa.tiles import Loop, Nest, Phase, Sift, TileStmt, When
+from moa.tiles import Loop, Nest, Phase, Sift, TileStmt, When, nests
 
 
 def kernel_lines(names: Names, placed: Placed, dtype: Element) -> list[str]:
@@ -24,7 +24,7 @@ def kernel_lines(names: Names, placed: Placed, dtype: Element) -> list[str]:
         letters = tile_letters(names, p)
         one_by_one = {r.axis[0] for r in names.derivation.streamed.recurrences}
         grid = [f"{p.axis(a).step} of {letters[a]}" if p.axis(a).step > 1 else f"one {letters[a]}" for a in p.items]
-        count = len(list(_nests(p.body)))
+        count = len(list(nests(p.body)))
         each = (
             f"an item is {' and '.join(grid)}, {counted(items)} items in parallel" if grid else "one item does it all"
         )
@@ -76,7 +76,7 @@ def on_page(text: str, letters: Mapping[str, str]) -> str:
 
 def tests_of(loop: Loop) -> tuple[Cond, ...]:
     """The conditions, on positions and on data that are not floats, that a loop tests for each element of its axis."""
-    values = [s.value for nest in _nests(loop.body) for s in nest.statements]
+    values = [s.value for nest in nests(loop.body) for s in nest.statements]
     chosen = (x.args[0] for v in values for x in subterms(v) if x.op == "select")
     return tuple(dict.fromkeys(c for c in chosen if is_structural(c) and loop.axis in c.vars()))
 
@@ -85,7 +85,7 @@ def tile_letters(names: Names, p: Phase) -> dict[str, str]:
     """What the axes of a phase are called on the page: each has the letter of the input or result that it indexes."""
     known = _letters_of_arrays(names)
     out: dict[str, str] = {}
-    for nest in _nests(p.body):
+    for nest in nests(p.body):
         for s in nest.statements:
             for array, index in dict.fromkeys((*loads(s.target), *loads(s.value))):
                 for k, q in enumerate(index):
@@ -110,20 +110,6 @@ def _letters_of_arrays(names: Names) -> dict[tuple[str, int], set[str]]:
                 if v is not None:
                     out.setdefault((array, k), set()).add(names.letter(e.scope, v))
     return out
-
-
-def _nests(body: tuple[TileStmt, ...]) -> Iterator[Nest]:
-    for s in body:
-        match s:
-            case Nest():
-                yield s
-            case Loop():
-                yield from _nests(s.body)
-            case When():
-                yield from _nests(s.body)
-                yield from _nests(s.other)
-            case Sift():
-                yield from _nests((*s.every, *s.some))
 
 
 def _loops(body: tuple[TileStmt, ...]) -> Iterator[Loop]:

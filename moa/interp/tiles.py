@@ -7,7 +7,7 @@ are checked where their value is wanted, so a load outside an axis is legal in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import product
 from typing import Any, assert_never
 
@@ -17,7 +17,7 @@ from moa.interp.scalar import NO_REFS, Array, Axes, Box
 from moa.normal import Cond, Index
 from moa.ops import OPERATORS, REDUCERS
 from moa.poly import Poly
-from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
+from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When, statements
 
 UNSET: dict[str, tuple[Any, Any]] = {"i": (np.iinfo(np.int64).min, np.int64), "b": (False, np.bool_)}
 """What elements of arrays in memory are before they are stored, beside NaN for floats; and their type."""
@@ -295,17 +295,3 @@ def combined(op: str, old: Array, new: Array) -> Array:
         better = new > old if op == "max_ref" else new < old
         return np.where(better, new, old)
     return np.asarray(OPERATORS[op].numpy(old, new))
-
-
-def statements(body: tuple[TileStmt, ...]) -> Iterator[Map | Reduce]:
-    """Every statement of a body."""
-    for s in body:
-        match s:
-            case Loop():
-                yield from statements(s.body)
-            case When():
-                yield from statements((*s.body, *s.other))
-            case Sift():
-                yield from statements((*s.every, *s.some))
-            case Nest():
-                yield from s.statements

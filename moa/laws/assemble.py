@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Literal
 
-from moa.laws.group import Group, equation_reads, levels
+from moa.laws.group import Group, equation_loads, equation_reads, levels
 from moa.laws.inlining import Definitions, Names, inline
 from moa.laws.reading import Live, Stays
 from moa.laws.reference import Moved, plain_member
@@ -60,6 +60,7 @@ class Repair:
             for eq, member in self.members(name):
                 live.setdefault(eq.name, Live(eq, member))
         try:
+            self.at_own_row(e, live)
             moved: Moved = LAWS["change of reference"].apply(self.renamed[e.name], live, self.facts, self.names.fresh)
         except Stays as reason:
             self.trace.refused.append(("change of reference", e.name, str(reason)))
@@ -79,6 +80,15 @@ class Repair:
             Step(law.name, e.name, moved.before, moved.after, moved.conditions, contract=law.contract)
         )
         return True
+
+    def at_own_row(self, e: Eq, live: Mapping[str, Live]) -> None:
+        """Refuses what other rows, or columns, have: it is not there before the traversals of all are over.
+
+        Errors: Stays
+        """
+        for name, index in equation_loads(self.renamed[e.name]):
+            if name in live and index != live[name].eq.index():
+                raise Stays(f"{load(name, index)} belongs to another row")
 
     def same_traversal(self, g: Group, loaded: Sequence[str]) -> list[str]:
         """Members that what is loaded refers to in its turn: they run in the same traversal."""

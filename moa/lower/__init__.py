@@ -5,7 +5,6 @@ ONF is this same function with width 1 and blocks of 1; nothing here knows a siz
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from moa.loops import ELEMENT_BYTES, Arg, CallFn, Carried, Const, Element, Fn, For, If, Loops, Name, Op, Stmt
@@ -19,7 +18,7 @@ from moa.lower.sharing import places
 from moa.lower.sift import Sifting
 from moa.normal import scalar_atoms
 from moa.poly import Poly, const, maximum
-from moa.tiles import Array, Loop, Nest, Phase, Sift, Tiles, TileStmt, When
+from moa.tiles import Array, Loop, Nest, Phase, Sift, Tiles, TileStmt, When, nests
 
 __all__ = ["Lowered", "Slot", "lower"]
 
@@ -333,20 +332,6 @@ def room_bytes(phase: Phase, width: int, size: int, warps: int) -> int:
     vectors = max(1, max((a.step for a in phase.axes if a.role == "item"), default=1) // width)
     most = max((len(n.statements) for n in nests(phase.body)), default=1)
     return warps * vectors * most * width * size
-
-
-def nests(body: tuple[TileStmt, ...]) -> Iterator[Nest]:
-    """Every nest in the statements and those inside them."""
-    for s in body:
-        match s:
-            case Nest():
-                yield s
-            case Loop():
-                yield from nests(s.body)
-            case When():
-                yield from nests(s.body + s.other)
-            case Sift():
-                yield from nests(s.every + s.some)
 
 
 def rounded(p: Poly, multiple: int) -> Poly:

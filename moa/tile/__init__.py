@@ -16,6 +16,7 @@ from moa.naming import reads
 from moa.normal import TRUE, Axis, Eq, Fold, Index, Member, Normal, Recurrence, Scalar, load, loads, rename
 from moa.poly import Poly, const, var
 from moa.tile.formulas import fold_uses
+from moa.tile.independent import foreign
 from moa.tile.order import whole_phase
 from moa.tile.phase import PhaseBuilder, Target
 from moa.tile.plan import NeedStore, Plan, ends
@@ -82,6 +83,8 @@ def _attempt(plan: Plan) -> Tiles:
         return reuse(p) if plan.strategy.warps else inner(reuse(inner(p)))
 
     hosts = tuple((name, s) for s, name in plan.hosts.items())
+    for p in phases:
+        assert not (found := list(foreign(p))), f"{p.name} reads what other items of it write: {found}"
     return Tiles(plan.normal.name, plan.normal.inputs, arrays, hosts, tuple(done(p) for p in phases))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from moa.normal import Index, Scalar, load, loads, map_scalar
-from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, TileStmt, When
+from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, TileStmt, When, nests, statements
 
 
 def reuse(phase: Phase) -> Phase:
@@ -27,9 +27,9 @@ def reuse(phase: Phase) -> Phase:
 
 def inner(phase: Phase) -> Phase:
     """The phase with tiles that every nest writes before it reads them, at one index, as values of their blocks."""
-    nests = list(_nests(phase.body))
+    found = list(nests(phase.body))
     tiles = tuple(
-        replace(t, space="block") if t.space == "scratch" and all(_own(x, t.name) for x in nests) else t
+        replace(t, space="block") if t.space == "scratch" and all(_own(x, t.name) for x in found) else t
         for t in phase.tiles
     )
     return replace(phase, tiles=tiles)
@@ -49,19 +49,6 @@ def _own(nest: Nest, name: str) -> bool:
                 return False
             index = s.target.args[1]
     return True
-
-
-def _nests(body: Iterable[TileStmt]) -> Iterable[Nest]:
-    for x in body:
-        match x:
-            case Loop():
-                yield from _nests(x.body)
-            case When():
-                yield from _nests((*x.body, *x.other))
-            case Sift():
-                yield from _nests((*x.every, *x.some))
-            case Nest():
-                yield x
 
 
 def _visit(body: tuple[TileStmt, ...], phase: Phase, names: dict[str, str], after: frozenset[str]) -> None:
@@ -111,18 +98,13 @@ def _written_once(body: Iterable[TileStmt], name: str, old: str) -> bool:
     """Whether every statement that writes `name` is a Map that reads `old` at the same index, and no other reads it."""
     return all(
         s.target.args[0] != name or (isinstance(s, Map) and (old, s.target.args[1]) in loads(s.value))
-        for s in _statements(body)
+        for s in statements(body)
     )
-
-
-def _statements(body: Iterable[TileStmt]) -> Iterable[Map | Reduce]:
-    for nest in _nests(body):
-        yield from nest.statements
 
 
 def _reads(body: Iterable[TileStmt]) -> set[str]:
     out: set[str] = set()
-    for s in _statements(body):
+    for s in statements(body):
         out |= {a for a, _ in loads(s.value)}
         if isinstance(s, Reduce) and not s.fresh:
             out.add(s.target.args[0])
@@ -133,7 +115,7 @@ def _read_first(body: Iterable[TileStmt]) -> set[str]:
     """Arrays that a round of a loop reads before it writes them."""
     out: set[str] = set()
     written: set[str] = set()
-    for s in _statements(body):
+    for s in statements(body):
         out |= {a for a, _ in loads(s.value)} - written
         if isinstance(s, Reduce) and not s.fresh:
             out |= {s.target.args[0]} - written
