@@ -224,6 +224,13 @@ COUNTEREXAMPLES: dict[str, Case] = {
         "X[n, d]",
         {"n": 13, "d": 3},
     ),
+    "a value of the row and the same under a mask": case(  # once one tile: the second was written over the first
+        """def f(Q[n, d], K[m, d], keep: bool[m], V[m, c]):
+    return softmax(softmax(where(keep, Q @ K.T, -inf))) @ V
+""",
+        "Q[n, d] K[m, d] keep:bool[m] V[m, c]",
+        {"n": 3, "d": 2, "m": 7, "c": 2},
+    ),
     "an integer chosen by floats": case(
         "def g(X[n, d]):\n    return where(sum(X) > 0, 1, 0) + tanh(sum(X))\n", "X[n, d]", {"n": 5, "d": 4}
     ),

@@ -65,6 +65,11 @@ class Scope:
             return self.memo[key]
         return None if self.parent is None else self.parent.find(key)
 
+    def holds(self) -> set[str]:
+        """The arrays with values in this scope and those around it."""
+        around = set() if self.parent is None else self.parent.holds()
+        return around | {x.args[0] for x in self.memo.values() if x.op == "load"}
+
 
 class Statements(ABC):
     """The axes, tiles and statements of one phase. `items` are its item axes, `row` the one that is tiled."""
@@ -109,11 +114,14 @@ class Statements(ABC):
         self.tiles[name] = Tile(name, axes)
         return name
 
-    def tile_for(self, name: str, index: Index, axes: tuple[str, ...], home: Scope) -> str:
-        """The tile of an instance: rounds that exclude each other (full, partial) use the same one."""
+    def tile_for(self, name: str, index: Index, axes: tuple[str, ...], scope: Scope) -> str:
+        """The tile of an instance: rounds that exclude each other (full, partial) use the same one.
+
+        scope  the innermost one that is open: what it and those around it hold stays as it is
+        """
         key = (name, index, axes)
         known = self.instances.get(key)
-        if known is not None and all(known != x.args[0] for x in home.memo.values() if x.op == "load"):
+        if known is not None and known not in scope.holds():
             return known
         self.instances[key] = self.fresh_tile(name, axes)
         return self.instances[key]
@@ -188,7 +196,7 @@ class Statements(ABC):
         if e.kind == "reduce" and e.name not in self.plan.moving:
             self.plan.reduced.setdefault(e.name, set()).add(self.name)
         if mask.is_true and home.parent is None and self.is_long_product(e, index, names):
-            found = self.in_tiles(e, index, names, home)
+            found = self.in_tiles(e, index, names, home, scope)
             if found is not None:
                 home.memo[key] = found
                 return found
@@ -202,7 +210,7 @@ class Statements(ABC):
             value = choose(mask, value, lit(0))
         alone_here = home if self.made_once(e.name) else None
         lane = self.lane(load("?", as_index(names)), value, over, free=True, scope=alone_here)
-        tile = self.tile_for(e.name, index, self.order(names, lane), home)
+        tile = self.tile_for(e.name, index, self.order(names, lane), scope)
         target = load(tile, as_index(self.tiles[tile].axes))
         self.emit(Reduce(target, e.op, value, over, True) if over else Map(target, value), home)
         home.memo[key] = target
@@ -266,7 +274,7 @@ class Statements(ABC):
             end = minimum(end, maximum(rest + 1, const(0)))
         return end
 
-    def in_tiles(self, e: Eq, index: Index, names: list[str], home: Scope) -> Scalar | None:
+    def in_tiles(self, e: Eq, index: Index, names: list[str], home: Scope, scope: Scope) -> Scalar | None:
         """The tile of a long sum, made in a loop over tiles of its axis, with what it reads near by.
 
         None where terms would not be added in their order: who compares two instances of a sum expects equal bits.
@@ -286,7 +294,7 @@ class Statements(ABC):
         if lane == red:
             del self.axes[red]
             return None
-        tile = self.tile_for(e.name, index, self.order(names, lane), home)
+        tile = self.tile_for(e.name, index, self.order(names, lane), scope)
         target = load(tile, as_index(self.tiles[tile].axes))
         if self.lane(target, value, (red,)) == red:
             del self.axes[red]
@@ -491,7 +499,7 @@ class Statements(ABC):
         found = home.find(key)
         if found is None:
             _, value, axes = self.copy(o)
-            tile = self.tile_for(f"{array}.h", index, axes, home)
+            tile = self.tile_for(f"{array}.h", index, axes, scope)
             self.tiles[tile] = replace(self.tiles[tile], pairs=o.axis)
             found = home.memo[key] = load(tile, as_index(axes))
             self.emit(Map(found, value), home)
@@ -545,7 +553,7 @@ class Statements(ABC):
             found = home.find(key)
             if found is None:
                 names = self.order((v for v in self.axes if v in used and self.tiled(v)), lane)
-                tile = self.tile_for(f"{x.args[0]}.t", x.args[1], names, home)
+                tile = self.tile_for(f"{x.args[0]}.t", x.args[1], names, scope)
                 found = home.memo[key] = load(tile, as_index(names))
                 self.emit(Map(found, x), home)
             return found
