@@ -34,7 +34,7 @@ MINIATURES = (
     Strategy(1, 1, 1, 1, 1, 1),
     Strategy(2, 2, 2, 3, 1, 1),
     Strategy(4, 4, 8, 2, 1, 4),
-    Strategy(4, 3, 8, 2, 2, 4, row=1),
+    Strategy(4, 3, 8, 2, 2, 2, row=1),  # rounds begin inside of vectors
 )
 FLOATS: dict[str, Any] = {"f64": np.float64, "f32": np.float32}
 

@@ -231,6 +231,14 @@ COUNTEREXAMPLES: dict[str, Case] = {
         "Q[n, d] K[m, d] keep:bool[m] V[m, c]",
         {"n": 3, "d": 2, "m": 7, "c": 2},
     ),
+    "a row of sums from the middle of a vector on": case(  # once read as if a vector began there
+        """def f(X[n, d], W[d, r], C[m, r], V[m, c]):
+    i, j = iota(n)[:, None], iota(m)
+    return softmax(where(i + m - n - j < 5, X @ W @ C.T, -inf)) @ V
+""",
+        "X[n, d] W[d, r] C[m, r] V[m, c]",
+        {"n": 5, "d": 3, "r": 4, "m": 17, "c": 2},
+    ),
     "an integer chosen by floats": case(
         "def g(X[n, d]):\n    return where(sum(X) > 0, 1, 0) + tanh(sum(X))\n", "X[n, d]", {"n": 5, "d": 4}
     ),

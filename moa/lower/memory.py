@@ -232,9 +232,12 @@ class Memory:
         assert self.lane is not None
         if self.store.warps:
             return False  # threads load their elements one by one, and rows are padded
-        local = self.global_poly(index[-1], place) - self.origin(self.lane)
-        rest = (local - var(f"{self.lane}:l")).as_int()
-        return local.as_int() is not None or (rest is not None and rest % self.store.width == 0)
+        local = self.global_poly(index[-1], place) - self.origin(self.store.tiles[array][-1])
+        for start in (local, local - var(f"{self.lane}:l")):
+            known = start.as_int()
+            if known is not None:
+                return known % self.store.width == 0
+        return False
 
     def load(self, s: Scalar, place: Place, kind: Type = "v") -> Arg:
         """An element, or those of all lanes: as numbers, or (kind w) as their bits."""
