@@ -185,13 +185,19 @@ def exponents_hold(m: Member, members: Sequence[Member], nonnegative: Set[str] =
                     sign = 1 if extreme.op == "max" else -1
                     if not (rate * sign).is_positive:
                         return False
-                    u = [s for d, (s,) in extreme.pieces if d is c or d.is_true]
+                    where = _tests(both(m.domain, c))
+                    u = [s for d, (s,) in extreme.pieces if _tests(d) <= where]
                     if not u:
                         return False
                     exponent = exponent - rate * (to_sympy(u[0], nonnegative) - symbol(str(Scalar("ref", (k, "new")))))
                 if not is_zero(exponent):
                     return False
     return True
+
+
+def _tests(c: Cond) -> frozenset[Cond]:
+    """The conditions that all have to hold."""
+    return frozenset() if c.is_true else frozenset(c.args) if c.op == "and" else frozenset((c,))
 
 
 def _exponentials(s: Scalar) -> list[Scalar]:

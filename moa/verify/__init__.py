@@ -8,7 +8,7 @@ made are evaluated at random points, and by sympy; conditions of the trace are r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from moa.forms import chosen
 from moa.kernel import Kernel
 from moa.normal import TRUE, Eq, Fold, Member
-from moa.oracle import bind
+from moa.oracle import bind, oracle
 from moa.pipeline import Derivation
 from moa.storage import computed, rounding
 from moa.text import MoaError
@@ -179,11 +179,24 @@ def _hostile(kernel: Kernel, derivation: Derivation, name: str, data: Mapping[st
     found = compared(got, want, nan)
     if found and (hidden.index or (hidden.value and infinite)):
         least = tuple(np.where(np.isnan(g), p, 0.0) for g, p in zip(got, nan, strict=True)) if infinite else nan
-        if not compared(got, want, least, masked=bool(hidden.index), undefined=True):
+        reached = _reached(derivation, data)
+        lost = tuple(u | (np.isnan(g) & r) for u, g, r in zip(want.unsettled, got, reached, strict=True))
+        if not compared(got, replace(want, unsettled=lost), least, masked=bool(hidden.index)):
             return Check(
                 name, True, f"NaN reaches other elements than the formula says: {hidden.index or hidden.value}"
             )
     return Check(name, not found, found or "NaN and infinities stand where the formula has them")
+
+
+def _reached(derivation: Derivation, data: Mapping[str, Any]) -> Iterator[Array]:
+    """For each output, the elements that an infinity in the data has a part in."""
+
+    def marked(x: Array) -> Array:
+        return np.where(np.isinf(x), np.nan, x)
+
+    with np.errstate(all="ignore"):
+        for y in oracle(derivation.program, changed(data, marked)):
+            yield np.isnan(y)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,11 +104,14 @@ def laws(derivation: Derivation, rng: np.random.Generator) -> Iterator[Check]:
         from moa.laws import prove
 
         everywhere = {m.name: m for made in moved for _, m in made.members}
+        plain: list[Eq] = []
         for e in inline(derivation.streamed).equations:  # bodies as they were moved, nothing in them named
             if isinstance(e, Fold):
                 everywhere |= {m.name: m for m in e.members}
+            else:
+                plain.append(e)
         members = list(everywhere.values())
-        signs = prove.nonnegative_sums([e for made in moved for e, _ in made.members])
+        signs = prove.nonnegative_sums([*plain, *(e for made in moved for e, _ in made.members)])
         for made in moved:
             e, m = made.members[-1]
             proofs = {

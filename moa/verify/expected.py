@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from moa.storage import PAIRED, computed, numpy_dtype, rounding
 Array = np.ndarray[Any, Any]
 NOISE = 1e-9
 SMALLEST = 2.0**-24  # float16 above 0: numbers below are rounded by up to half of it
+Outside = Callable[[Array], Array]  # of magnitudes: those that the compute type does not hold
 NUMPY: dict[str, Any] = {"f": np.float64, "i": np.int64, "b": np.bool_}
 
 
@@ -45,10 +46,10 @@ def noisy(
     return [tuple(np.asarray(own[o]) for o in program.outputs) for own in made]
 
 
-def overflown(
-    program: ir.Program, given: Mapping[str, Any], sizes: Mapping[str, int], most: float, instead: float
+def out_of_range(
+    program: ir.Program, given: Mapping[str, Any], sizes: Mapping[str, int], outside: Outside, instead: float
 ) -> tuple[Array, ...]:
-    """The outputs of the oracle with `instead` for the states of scans from the first on that is beyond `most`.
+    """The outputs of the oracle with `instead` for what is outside of a range; of scans, for all states from there on.
 
     Infinities are left as they are where an operand is one.
     """
@@ -57,11 +58,13 @@ def overflown(
     for v in program.values:
         out = _value(program, v, made, inputs, sizes)
         parts = [np.asarray(x) for x in (out if isinstance(out, tuple) else (out,))]
-        if v.op == "scan":
+        if v.args:
             operands = [x for a in v.args for x in (made[a] if isinstance(made[a], tuple) else (made[a],))]
             finite = all(np.isfinite(x).all() for x in operands)
-            beyond = [(np.abs(x) > most) & (finite | np.isfinite(x)) for x in parts]
-            made_up = (np.where(_from_there_on(y, v.attrs[0]), instead, x) for x, y in zip(parts, beyond, strict=True))
+            lost = [outside(np.abs(x)) & (finite | np.isfinite(x)) for x in parts]
+            if v.op == "scan":
+                lost = [_from_there_on(y, v.attrs[0]) for y in lost]
+            made_up = (np.where(y, instead, x) for x, y in zip(parts, lost, strict=True))
             parts = [y.astype(x.dtype) if x.dtype.kind == "f" else x for x, y in zip(parts, made_up, strict=True)]
         made[v.number] = tuple(parts) if isinstance(out, tuple) else np.asarray(parts[0], NUMPY[v.kind])
     return tuple(np.asarray(made[o]) for o in program.outputs)
@@ -104,19 +107,22 @@ def expected(program: ir.Program, given: Mapping[str, Any], dtype: str) -> Expec
                 moved[k] = max(moved[k], float(gap.max()) if gap.size else 0.0)
         size = [float(np.abs(w[np.isfinite(w)]).max()) if np.isfinite(w).any() else 0.0 for w in want]
         factors = 2 * rounding(dtype) if dtype == PAIRED else 0.0
-        tol = tuple(eps * terms * (s + m / NOISE) + factors * m / NOISE for s, m in zip(size, moved, strict=True))
+        least = float(np.finfo(computed(dtype)).tiny)  # numbers below are rounded to more than eps, or to 0
+        near = (eps * terms * (s + m / NOISE) + factors * m / NOISE for s, m in zip(size, moved, strict=True))
+        tol = tuple(x + least for x in near)
         for out in noisy(program, given, sizes, 8 * eps, np.random.default_rng(2)):
             for k, (a, b) in enumerate(zip(out, want, strict=True)):
                 unsettled[k] |= (distance(a, b) > tol[k]) | (np.isnan(a) != np.isnan(b))
         most = float(np.finfo(computed(dtype)).max)
-        lost = spared = want
-        if any(v.op == "scan" for v in program.values):
-            lost, spared = (overflown(program, given, sizes, most, instead) for instead in (np.nan, 0.0))
-        for k, w in enumerate(want):  # numbers that the compute type may not hold, here or in a state
+        lost, spared = (out_of_range(program, given, sizes, lambda x: x > most, instead) for instead in (np.nan, 0.0))
+        fewer = out_of_range(program, given, sizes, lambda x: (x > 0) & (x < least), 0.0)
+        for k, w in enumerate(want):  # numbers that the compute type may not hold, here or on the way
             if w.dtype.kind == "f":
                 unsettled[k] |= np.isfinite(w) & (np.abs(w) + tol[k] >= most)
-            unsettled[k] |= (np.isnan(lost[k]) != np.isnan(w)) | (np.isnan(spared[k]) != np.isnan(w))
+            for other in (lost, spared, fewer):
+                unsettled[k] |= np.isnan(other[k]) != np.isnan(w)
             unsettled[k] |= (lost[k] != w) & ~np.isnan(w)
+            unsettled[k] |= distance(fewer[k], w) > tol[k]
     return stored(Expected(want, tol, tuple(unsettled)), dtype)
 
 
