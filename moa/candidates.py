@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from moa.cost.choice import KEYS, Lengths, Outlook, Times, best, made_s, through, times_of, word_bytes
+from moa.cost.choice import KEYS, ROWS, Lengths, Outlook, Times, best, made_s, through, times_of, word_bytes
+from moa.domains.evaluate import value_of
 from moa.machine import Machine
 from moa.oracle import evaluate
 from moa.poly import Poly, size
@@ -13,6 +14,7 @@ from moa.tile import Strategy
 
 HALVINGS = 2  # of the usual positions of a round that are looked at
 LONG = 64  # rounds for which the positions of a round are chosen
+AHEAD_BYTES = 64 << 10  # of arrays in a round, where the next one is fetched meanwhile (docs/performance.md)
 FEW_ITEMS = 2  # of the usual rows: for more of them other rows gain little, and new sizes should not compile again
 Again = tuple[str, Poly, Poly, int]  # a sum that phases make: its name, its elements, their terms, how many phases
 
@@ -57,12 +59,18 @@ def tiles_at(
     found: list[Candidate] = []
     stored = tuple(name for name, *_ in filter(lambda x: _sum(setting, x, found, usual), sums))
     strategy = replace(usual, stored=stored + _maps(setting, usual, found))
-    long = LONG * strategy.keys  # new sizes should not compile again
-    strategy = _taken(setting, 1, "keys", _keys(setting.outlook, strategy), found, long)
+    if strategy.rows_in_lanes:
+        strategy = _keys_taken(setting, strategy, found)
     phases = setting.outlook.phases
     threads = setting.threads if all(s.even for s in phases) else 1
     among = _rows(strategy, rows_there, made) if any(s.rows for s in phases) else [strategy]
-    return _taken(setting, threads, "rows", among, found), tuple(found)
+    taken = _taken(setting, threads, "rows", among, found)
+    return (taken if strategy.rows_in_lanes else _keys_taken(setting, taken, found)), tuple(found)
+
+
+def _keys_taken(setting: Setting, strategy: Strategy, found: list[Candidate]) -> Strategy:
+    long = LONG * strategy.keys  # new sizes should not compile again
+    return _taken(setting, 1, "keys", _keys(setting, strategy), found, long)
 
 
 def _taken(
@@ -91,13 +99,25 @@ def _rows(strategy: Strategy, rows_there: int, made: Callable[[int], Strategy]) 
     return [replace(strategy, rows=s.rows, block=s.block) for s in own]
 
 
-def _keys(outlook: Outlook, strategy: Strategy) -> list[Strategy]:
-    """Shorter rounds than are usual, too, where there are rounds."""
-    steps = (step for s in outlook.phases for r in s.rounds for _, step in r.loops)
+def _keys(setting: Setting, strategy: Strategy) -> list[Strategy]:
+    """Shorter rounds than are usual, too, where there are rounds; only those where few rows look ahead a long way."""
+    steps = (step for s in setting.outlook.phases for r in s.rounds for _, step in r.loops)
     if size(KEYS) not in steps:
         return [strategy]
     shorter = (strategy.keys >> k for k in range(HALVINGS + 1))
-    return [replace(strategy, keys=n) for n in shorter if n % strategy.width == 0]
+    found = [replace(strategy, keys=n) for n in shorter if n % strategy.width == 0]
+    if strategy.rows_in_lanes or strategy.rows < 2:
+        return found
+    near = [s for s in found if _round_bytes(setting, s) <= AHEAD_BYTES]
+    return near or found[-1:]
+
+
+def _round_bytes(setting: Setting, s: Strategy) -> float:
+    """The bytes of arrays in one round, of the phase that has most of them."""
+    at = {**setting.sizes, ROWS: s.rows, KEYS: s.keys}
+    of_phases = ([r for r in x.rounds if r.loops] for x in setting.outlook.phases)
+    words = (sum(value_of(r.streamed, at) for r in rounds) for rounds in of_phases)
+    return word_bytes(setting.dtype) * max(words, default=0.0)
 
 
 def _sum(setting: Setting, x: Again, found: list[Candidate], usual: Strategy) -> bool:

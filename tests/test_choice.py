@@ -62,6 +62,21 @@ def test_rounds_are_as_long_as_a_cache_holds() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "n", "d", "keys"),
+    [
+        *(("float32", 4, 64, 96), ("float32", 4, 128, 48), ("float32", 17, 128, 48), ("float64", 4, 128, 24)),
+        *(("float32", 1, 128, 192), ("float32", 4, 512, 48), ("float32", 64, 64, 192), ("bfloat16", 4, 128, 96)),
+    ],
+)
+def test_few_rows_look_ahead_no_further_than_64_KiB(dtype: str, n: int, d: int, keys: int) -> None:
+    """Rounds of few rows are short where a round is many bytes; a row by itself fetches nothing ahead."""
+    k = fresh("attention", dtype)
+    if k._width < (8 if dtype == "float64" else 16):
+        pytest.skip("vectors are shorter here: rows are more than few")
+    assert k.strategy_at("as written", {"n": n, "m": 4096, "dk": d, "dv": d}, machine=ZEN).keys == keys
+
+
+@pytest.mark.parametrize(
     ("n", "threads", "rows"),
     [
         *((12, 1, 0.75), (13, 1, 1), (16, 1, 1), (17, 1, 17 / 16), (32, 1, 2), (33, 1, 1), (48, 1, 1), (49, 1, 4)),
