@@ -23,13 +23,11 @@ SCALARS = r"""
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
-/* GCC 12 has been seen to vectorise a loop of scalars around vectors wrongly */
-#pragma GCC optimize("fp-contract=off", "no-tree-vectorize")
+/* GCC 12 has been seen to vectorise a loop of scalars around vectors, and to choose induction variables, wrongly */
+#pragma GCC optimize("fp-contract=off", "no-tree-vectorize", "no-ivopts")
 #if defined(__AVX512F__)
 /* as tuned for other processors it keeps addresses in vector registers, from where each round of a loop fetches them */
 #pragma GCC target("tune=skylake-avx512")
-#else
-#pragma GCC optimize("no-ivopts")
 #endif
 #else
 #error "this file needs GCC or clang: it uses vector extensions"
