@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from moa.backends.c_vectors import scalars, vectors
 from moa.backends.cfamily import BINARY, RELATIONS, Family, comment, literal
-from moa.loops import Const, Fn, For, If, Loops, Name, Op, Stmt
+from moa.loops import ELEMENT_BYTES, Const, Fn, For, If, Loops, Name, Op, Stmt
 from moa.pointers import with_pointers
 
 __all__ = ["Printer", "comment", "print_c", "print_functions"]
@@ -87,6 +87,11 @@ class Printer(Family):
                 return "MOA_TRUE" if a.value else "MOA_FALSE"
             case _:
                 return super().constant(a)
+
+    def scalar(self, s: Op, args: list[str], types: str, result: str) -> str:
+        if s.op == "offset":
+            return f"MOA_MOVED({args[0]}, {self.scaled(s.args[1], ELEMENT_BYTES[s.attrs[0]])})"
+        return super().scalar(s, args, types, result)
 
     def vector(self, s: Op, args: list[str], types: str) -> str:
         result = s.result.type if s.result else ""

@@ -155,6 +155,7 @@ typedef uint8_t moa_vu8 __attribute__((vector_size(WIDTH), aligned(1), may_alias
 #define MOA_WSPLAT(x) ((moa_w){ALL_X})
 #define MOA_LANES ((moa_w){LANES})
 #define MOA_PREFETCH(p, i) __builtin_prefetch((const void *)((uintptr_t)(p) + (uintptr_t)(int64_t)(i)), 0, 2)
+#define MOA_MOVED(p, bytes) ((moa_p)((uintptr_t)(p) + (uintptr_t)(int64_t)(bytes)))
 #define MOA_INSERT(v, k, x) __extension__({ moa_v r_ = (v); r_[k] = (x); r_; })
 #if defined(__clang__)
 #define MOA_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
