@@ -15,6 +15,7 @@ from moa.backends.llvm_floats import fraction, mantissa_or_exponent, scale
 from moa.backends.llvm_pairs import dot2, pair, weave
 from moa.backends.llvm_text import MEMORY, Target, Text, host, suffix
 from moa.loops import Arg, CallFn, Const, Fn, For, If, Loops, Op, Stmt
+from moa.pointers import with_pointers
 
 __all__ = ["RELATIONS", "Target", "host", "print_llvm"]
 
@@ -39,7 +40,7 @@ def print_llvm(loops: Loops, target: Target, traced: bool = False) -> str:
 
     traced  before each load and store stands a call of moa_access(address, bytes, whether it is a store)
     """
-    return Printer(loops, target, traced).module()
+    return Printer(with_pointers(loops), target, traced).module()
 
 
 def symbol(loops: Loops, function: str) -> str:
@@ -101,6 +102,7 @@ class Printer(Text):
         self.body(s.body)
         last = self.block
         following = self.temp(f"add nsw i64 %{s.index}, {self.arg(s.step)}")
+        following = self.temp(f'call i64 asm "", "=r,0"(i64 {following})')  # no instruction: see above
         again = self.temp(f"icmp slt i64 {following}, {self.arg(s.hi)}")
         self.put(f"br i1 {again}, label %{body}, label %{exit_}")
         phis = [f"  %{s.index} = phi i64 [ {self.arg(s.lo)}, %{before} ], [ {following}, %{last} ]"]

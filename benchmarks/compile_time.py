@@ -85,7 +85,7 @@ STAGES: tuple[tuple[str, str, str], ...] = (  # stage, module, function as the m
     ("stream", "moa.pipeline", "stream_with_report"),
     ("stream", "moa.pipeline", "forms_of"),
     ("tile", "moa.pipeline", "tile"),
-    ("tile", "moa.kernel", "tile"),
+    ("tile", "moa.kernel", "planned"),
     ("ranges", "moa.tile.plan", "tile_ranges"),
     ("lower", "moa.pipeline", "lower"),
     ("expand", "moa.expand", "expand"),

@@ -1,8 +1,11 @@
-"""Candidates: the tiles a form may run in at given sizes, each with the time that is predicted, and the ones taken."""
+"""Candidates: the tiles a form may run in at given sizes, each with the time that is predicted, and the ones taken.
+
+What is taken has neighbours, whose times the model does not tell apart from it: those are measured (`moa.tune`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from moa.cost.choice import KEYS, ROWS, Lengths, Outlook, Times, best, made_s, through, times_of, word_bytes
@@ -71,6 +74,24 @@ def tiles_at(
 def _keys_taken(setting: Setting, strategy: Strategy, found: list[Candidate]) -> Strategy:
     long = LONG * strategy.keys  # new sizes should not compile again
     return _taken(setting, 1, "keys", _keys(setting, strategy), found, long)
+
+
+def neighbours(s: Strategy) -> tuple[Strategy, ...]:
+    """Tiles about as fast as these, as far as is known: half and twice the steps, fewer rows, other blocks."""
+
+    def others() -> Iterator[Strategy]:
+        for keys in (s.keys // 2, s.keys * 2):
+            if keys and keys % s.width == 0:
+                yield replace(s, keys=keys)
+        if s.rows_in_lanes and s.rows > s.width and s.rows // 2 % s.width == 0:
+            yield replace(s, rows=s.rows // 2, block=min(8, 2 * s.block))
+        if s.rows_in_lanes and s.width > 1:
+            yield replace(s, block=s.block + 2)
+        elif s.width > 1:
+            yield replace(s, rows=s.width * -(-s.rows // s.width))
+        yield replace(s, map_block=2 * s.map_block if s.map_block < 4 else 2)
+
+    return tuple(dict.fromkeys(x for x in others() if x != s))
 
 
 def _taken(

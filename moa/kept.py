@@ -20,6 +20,7 @@ from moa.parse import parse, parse_expression, with_kernel
 from moa.pipeline import Derivation, Packing
 from moa.record import from_json, to_json
 from moa.text import Span
+from moa.tile import Strategy
 from moa.tiles import Array
 
 T = TypeVar("T")
@@ -65,24 +66,33 @@ class Front:
     """What calls need of a derivation.
 
     passes  the most traversals of one axis, as written and as compiled
-    lead    for each parameter with `...` in its shape, how many axes are written beside it
     """
 
     program: ir.Program
     forms: tuple[Outline, ...]
     passes: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of a text before anything is derived, `...` standing for no axes.
+
+    lead  for each parameter with `...` in its shape, how many axes are written beside it
+    """
+
+    program: ir.Program
     lead: tuple[tuple[str, int], ...]
 
 
 CLASSES = (
     *(ir.Program, ir.Input, ir.Value, ir.Scan, ir.Obligation, ir.Range, ir.At, ir.New, ir.Gather, Span),
-    *(Front, Outline, Packing, Slot, Array, Outlook, Sketch, Rounds, Made),
+    *(Head, Front, Outline, Packing, Slot, Array, Outlook, Sketch, Rounds, Made, Strategy),
 )
 
 
-def front_of(source: ir.Source, derivation: Derivation) -> Front:
+def front_of(derivation: Derivation) -> Front:
     outlines = tuple(f.outline() for f in derivation.forms)
-    return Front(derivation.program, outlines, derivation.report.passes, leading(source))
+    return Front(derivation.program, outlines, derivation.report.passes)
 
 
 def leading(source: ir.Source) -> tuple[tuple[str, int], ...]:

@@ -21,7 +21,7 @@ from moa.call import Call, prepare
 from moa.candidates import Candidate, Setting, tiles_at
 from moa.cost.choice import Outlook, outlook
 from moa.forms import chosen
-from moa.kept import Front, Kept, Written, front_of
+from moa.kept import Front, Head, Kept, Written, front_of, leading
 from moa.loops import Element, Loops, longest_block
 from moa.machine import Machine, machine_in_use
 from moa.oracle import bind, evaluate
@@ -34,11 +34,13 @@ from moa.pipeline import (
     packing,
     place,
     specialised_sizes,
+    typed,
 )
 from moa.poly import Poly
 from moa.storage import PAIRED, STORAGE, computed, numpy_dtype
 from moa.text import MoaError, printable
-from moa.tile import Strategy, made_again, tile
+from moa.tile import Plan, Strategy, made_again, planned
+from moa.tiles import Tiles
 
 Array = NDArray[Any]
 DTYPES: dict[str, Element] = {dtype: STORAGE[computed(dtype)] for dtype in STORAGE}  # what is computed in
@@ -164,16 +166,17 @@ class Kernel:
         self._variants: dict[tuple[Any, ...], Variant] = {}
         self._outlooks: dict[Any, Outlook] = {}
         self._strategies: dict[Any, Strategy] = {}
+        self._sketch: tuple[Any, tuple[Plan, Tiles]] | None = None
         self._again: dict[Any, tuple[tuple[str, Poly, Poly, int], ...]] = {}
         self._winners: dict[tuple[str, ...], Strategy] = {}  # what calls of a class use
         self._calls: dict[tuple[Any, ...], Call] = {}
         self._fronts: dict[int, Front] = {}
         self._places: dict[tuple[int, str, Strategy], Placed] = {}  # as calls are at sizes that were asked about
         self._many_rows: dict[int, Placed] = {}  # by width of vectors: what is explained where nothing has run
-        self._lead = dict(self._front(0).lead)
+        self._head = self._kept.value(Head, self._checked, "head")
+        self._lead = dict(self._head.lead)
         self._parameters = tuple(
-            Parameter(p.name, p.kind, bool(p.shape) or p.name in self._lead, dtype)
-            for p in self._front(0).program.inputs
+            Parameter(p.name, p.kind, bool(p.shape) or p.name in self._lead, dtype) for p in self._head.program.inputs
         )
         self._indexed = any(p.kind == "i" and p.array for p in self._parameters)
         unknown = [s for s in sizes if s not in self._names()]
@@ -183,7 +186,7 @@ class Kernel:
 
     @property
     def name(self) -> str:
-        return self._front(0).program.name
+        return self._head.program.name
 
     @property
     def derivation(self) -> Derivation:
@@ -299,9 +302,17 @@ class Kernel:
         return _face("verify").verify(self)
 
     def _names(self) -> tuple[str, ...]:
-        program = self._front(0).program
+        program = self._head.program
         integers = tuple(p.name for p in program.inputs if p.kind == "i" and not p.shape)
         return (*program.sizes(), *integers)
+
+    def _checked(self) -> Head:
+        """What is known before a call tells how many axes `...` stands for.
+
+        Errors: MoaError at the place of the mistake
+        """
+        lead = leading(self._source)
+        return Head(typed(self._source) if lead else self._front(0).program, lead)
 
     def _derive(self, ranks: int) -> Derivation:
         with PLANNING:
@@ -312,9 +323,7 @@ class Kernel:
     def _front(self, ranks: int) -> Front:
         """What calls need of the derivation for `ranks` axes, from the disk if it is there."""
         if ranks not in self._fronts:
-            self._fronts[ranks] = self._kept.value(
-                Front, lambda: front_of(self._source, self._derive(ranks)), "front", str(ranks)
-            )
+            self._fronts[ranks] = self._kept.value(Front, lambda: front_of(self._derive(ranks)), "front", str(ranks))
         return self._fronts[ranks]
 
     # calling ------------------------------------------------------------------------------------------------------
@@ -528,7 +537,12 @@ class Kernel:
         if key not in self._strategies:
             if len(self._strategies) > MOST_CALLS:
                 self._strategies.clear()
-            self._strategies[key] = self.tiles_at(form, sizes, ranks, threads, m)[0]
+            kept = Kept(None) if self._strategies else self._kept  # that of the first call alone
+            self._strategies[key] = kept.value(
+                Strategy,
+                lambda: self.tiles_at(form, sizes, ranks, threads, m)[0],
+                *("strategy", self.dtype, self.products, str(self._width), *map(str, key)),
+            )
         return self._strategies[key]
 
     def tiles_at(
@@ -638,7 +652,7 @@ class Kernel:
             strategy = Strategy(width, VECTORS * width, KEYS[self._element])
             self._again[key] = self._kept.value(
                 tuple[tuple[str, Poly, Poly, int], ...],
-                lambda: made_again(self._formed(ranks, form).streamed, strategy),
+                lambda: made_again(self._sketched(ranks, form, strategy)[0]),
                 *("again", str(ranks), form, str(strategy)),
             )
         shapes = (p.shape for p in self._front(ranks).program.inputs if p.kind == "f")
@@ -660,10 +674,19 @@ class Kernel:
             strategy = Strategy(width, VECTORS * width, KEYS[self._element], row=row)
             self._outlooks[key] = self._kept.value(
                 Outlook,
-                lambda: outlook(normal := self._formed(ranks, form).streamed, tile(normal, strategy), strategy.keys),
+                lambda: outlook(
+                    self._formed(ranks, form).streamed, self._sketched(ranks, form, strategy)[1], strategy.keys
+                ),
                 *("outlook", str(ranks), form, str(strategy)),
             )
         return self._outlooks[key]
+
+    def _sketched(self, ranks: int, form: str, strategy: Strategy) -> tuple[Plan, Tiles]:
+        """A form in usual tiles; the last one is kept for the next question about it."""
+        key = ranks, form, strategy
+        if self._sketch is None or self._sketch[0] != key:
+            self._sketch = key, planned(self._formed(ranks, form).streamed, strategy)
+        return self._sketch[1]
 
 
 def about(n: int) -> int:

@@ -75,6 +75,9 @@ class Name:
     number: int
     type: Type
 
+    def __hash__(self) -> int:
+        return self.number
+
     def __str__(self) -> str:
         return f"{self.type}{self.number}"
 

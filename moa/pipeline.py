@@ -42,10 +42,19 @@ class Derivation:
     forms: tuple[Form, ...] = ()
 
 
-def derive(source: ir.Source, ranks: int) -> Derivation:
-    """The derivation of a source with `...` standing for `ranks` axes."""
+def typed(source: ir.Source, ranks: int = 0) -> ir.Program:
+    """The program of a source with `...` standing for `ranks` axes.
+
+    Errors: MoaError at the place of the mistake
+    """
     program = check(source, ranks)
     check_scans(program)
+    return program
+
+
+def derive(source: ir.Source, ranks: int) -> Derivation:
+    """The derivation of a source with `...` standing for `ranks` axes."""
+    program = typed(source, ranks)
     trace = Trace()
     inlined = normalise(program, trace)
     streamed, report = streamed_beside(inlined, trace)

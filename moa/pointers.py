@@ -6,8 +6,6 @@ at fixed distances from one another, and none for what the loop does not change.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from moa.expand import largest_number
@@ -60,35 +58,39 @@ class Pointers:
         return tuple(self.blocks.pop().out)
 
     def statement(self, s: Stmt) -> None:
-        made: tuple[Name, ...] = ()
+        here = len(self.blocks) - 1
         match s:
             case Op():
-                made = (s.result,) if s.result is not None else ()
                 if s.op in ("iadd", "isub"):
                     self.note(s)
-                if s.op in ADDRESSED and isinstance(s.args[1], Name):
-                    s = replace(s, args=(*self.place(s.args[0], s.args[1], s.attrs[0]), *s.args[2:]))
+                elif s.op in ADDRESSED and isinstance(s.args[1], Name):
+                    s = Op(s.result, s.op, (*self.place(s.args[0], s.args[1], s.attrs[0]), *s.args[2:]), s.attrs)
+                if s.result is not None:
+                    self.depth[s.result] = here
             case For():
-                made = tuple(c.result for c in s.carried)
                 s = replace(s, body=self.body(s.body, (s.index, *(c.phi for c in s.carried))))
+                self.depth |= dict.fromkeys((c.result for c in s.carried), here)
             case If():
-                made = tuple(r for r, _, _ in s.results)
                 s = replace(s, then=self.body(s.then, ()), other=self.body(s.other, ()))
-        self.depth |= dict.fromkeys(made, len(self.blocks) - 1)
+                self.depth |= dict.fromkeys((r for r, _, _ in s.results), here)
         self.blocks[-1].out.append(s)
 
     def note(self, s: Op) -> None:
         """Keeps a sum, unless all of it is made in one block."""
         a, b = s.args
+        assert s.result is not None
         if s.op == "isub" and isinstance(b, Name):
             return
-        sign = -1 if s.op == "isub" else 1
         left, right = self.sum(a), self.sum(b)
-        terms = tuple(sorted((*left.terms, *right.terms), key=lambda n: (self.depth[n], n.number)))
-        number = left.number + sign * right.number
-        assert s.result is not None
-        if number or len({self.depth[n] for n in terms}) > 1:
-            self.sums[s.result] = Sum(terms, number)
+        number = left.number + (-right.number if s.op == "isub" else right.number)
+        terms = left.terms + right.terms
+        depths = {self.depth[n] for n in terms}
+        if number or len(depths) > 1:
+            in_order = sorted(terms, key=self.order) if len(terms) > 1 else terms
+            self.sums[s.result] = Sum(tuple(in_order), number)
+
+    def order(self, n: Name) -> tuple[int, int]:
+        return self.depth[n], n.number
 
     def sum(self, a: Arg) -> Sum:
         if isinstance(a, Const):
@@ -122,7 +124,7 @@ class Pointers:
 
 def without_idle(f: Fn) -> Fn:
     """The function without what computes numbers and addresses that nothing uses."""
-    used: Counter[Name] = Counter()
+    used: set[Name] = set()
 
     def kept(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         """From the last statement back to the first: what uses a name stands behind what makes it."""
@@ -131,24 +133,26 @@ def without_idle(f: Fn) -> Fn:
             args: tuple[Arg, ...] = ()
             match s:
                 case Op():
-                    if s.op in PLAIN and s.result is not None and not used[s.result]:
+                    if s.op in PLAIN and s.result not in used:
                         continue
                     args = s.args
                 case CallFn():
                     args = s.args
                 case For():
-                    note(a for c in s.carried for a in (c.first, c.next))
+                    note(tuple(a for c in s.carried for a in (c.first, c.next)))
                     s = replace(s, body=kept(s.body))
                     args = (s.lo, s.hi, s.step)
                 case If():
-                    note(a for _, x, y in s.results for a in (x, y))
+                    note(tuple(a for _, x, y in s.results for a in (x, y)))
                     s = replace(s, then=kept(s.then), other=kept(s.other))
                     args = (s.cond,)
             note(args)
             out.append(s)
         return tuple(reversed(out))
 
-    def note(args: Iterable[Arg]) -> None:
-        used.update(a for a in args if isinstance(a, Name))
+    def note(args: tuple[Arg, ...]) -> None:
+        for a in args:
+            if isinstance(a, Name):
+                used.add(a)
 
     return replace(f, body=kept(f.body))

@@ -83,8 +83,18 @@ def monomial_text(m: Monomial) -> str:
     return "*".join(map(str, m))
 
 
+@lru_cache(maxsize=1 << 16)
+def monomial_place(m: Monomial) -> tuple[int, str]:
+    """What monomials of a sum are sorted by: most atoms first."""
+    return -len(m), monomial_text(m)
+
+
 def reduced(c: Number) -> Number:
     return c if isinstance(c, int) else (c.numerator if c.denominator == 1 else c)
+
+
+def _place(term: tuple[Monomial, Number]) -> tuple[int, str]:
+    return monomial_place(term[0])
 
 
 class Poly:
@@ -98,9 +108,9 @@ class Poly:
     terms: tuple[tuple[Monomial, Number], ...]
 
     def __init__(self, terms: Mapping[Monomial, Number]) -> None:
-        kept = [(m, reduced(c)) for m, c in terms.items() if c]
+        kept = [(m, c if type(c) is int else reduced(c)) for m, c in terms.items() if c]
         if len(kept) > 1:
-            kept.sort(key=lambda t: (-len(t[0]), monomial_text(t[0])))
+            kept.sort(key=_place)
         self.terms = tuple(kept)
         self._hash = hash(self.terms)
         self._text = ""
@@ -156,7 +166,13 @@ class Poly:
         return Poly({m: -c for m, c in self.terms})
 
     def __sub__(self, other: Poly | int) -> Poly:
-        return self + -as_poly(other)
+        right = as_poly(other).terms
+        if not right:
+            return self
+        terms = dict(self.terms)
+        for m, c in right:
+            terms[m] = terms.get(m, 0) - c
+        return Poly(terms)
 
     def __rsub__(self, other: Poly | int) -> Poly:
         return as_poly(other) - self
@@ -255,17 +271,18 @@ class Poly:
 
     def coefficient(self, name: str) -> Poly | None:
         """c where self = c * name + rest and rest is free of the variable; None if it is not so."""
+        if name not in self.vars():
+            return ZERO
         v = Atom("var", name)
         linear: dict[Monomial, Number] = {}
         for m, c in self.terms:
-            if v in m:
-                left = list(m)
+            left = list(m)
+            if v in left:
                 left.remove(v)
                 linear[tuple(left)] = c
-        c_poly = Poly(linear)
-        if name in c_poly.vars() or name in (self - c_poly * Poly({(v,): 1})).vars():
-            return None
-        return c_poly
+            if v in left or any(name in x.vars() for a in left for x in a.args):
+                return None
+        return Poly(linear)
 
     def rename(self, names: Mapping[str, Poly]) -> Poly:
         """The same polynomial with index variables replaced, all at once."""
@@ -325,7 +342,7 @@ def const(value: Number) -> Poly:
     return Poly({(): value})
 
 
-ONE = const(1)
+ZERO, ONE = const(0), const(1)
 
 
 def as_poly(value: Poly | int) -> Poly:

@@ -7,12 +7,13 @@ kept beside the cache for this machine, this program and sizes of the same class
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from moa.candidates import neighbours
 from moa.measure.inputs import arguments, sizes_of
 from moa.text import MoaError
 from moa.tile import Strategy
@@ -27,8 +28,8 @@ Now = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A choice of tiles, the median time of a call, and of how many samples."""
+class Trial:
+    """A candidate that was measured: its tiles, the median time of a call, and of how many samples."""
 
     strategy: Strategy
     time_s: float
@@ -48,7 +49,7 @@ class Tuned:
     dtype: str
     sizes: tuple[tuple[str, int], ...]
     threads: int
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Trial, ...]
     chosen: int
     interrupted: bool
 
@@ -68,24 +69,6 @@ class Tuned:
         if self.interrupted:
             lines.append("  interrupted: fewer samples than were asked for")
         return "\n".join(lines)
-
-
-def candidates(s: Strategy) -> tuple[Strategy, ...]:
-    """The model's choice and its neighbours: half and twice the steps, fewer rows, other blocks."""
-
-    def others() -> Iterator[Strategy]:
-        for keys in (s.keys // 2, s.keys * 2):
-            if keys and keys % s.width == 0:
-                yield replace(s, keys=keys)
-        if s.rows_in_lanes and s.rows > s.width and s.rows // 2 % s.width == 0:
-            yield replace(s, rows=s.rows // 2, block=min(8, 2 * s.block))
-        if s.rows_in_lanes and s.width > 1:
-            yield replace(s, block=s.block + 2)
-        elif s.width > 1:
-            yield replace(s, rows=s.width * -(-s.rows // s.width))
-        yield replace(s, map_block=2 * s.map_block if s.map_block < 4 else 2)
-
-    return tuple(dict.fromkeys((s, *others())))
 
 
 def tune(
@@ -113,15 +96,14 @@ def tune(
     values = arguments(kernel, arrays, named or {}, lead, seed)
     model = kernel._choice(values, threads)
     runs = []
-    wanted = candidates(model)
+    wanted = (model, *neighbours(model))
     for k, s in enumerate(wanted):
         now(f"compiling {k + 1} of {len(wanted)}")
         call = kernel._call_by(values, threads, s)
         runs.append(partial(call.run, values))
     samples, interrupted = sampled(runs, limit_s, now)
     found = tuple(
-        Candidate(s, median(taken) if taken else float("nan"), len(taken))
-        for s, taken in zip(wanted, samples, strict=True)
+        Trial(s, median(taken) if taken else float("nan"), len(taken)) for s, taken in zip(wanted, samples, strict=True)
     )
     enough = [k for k, c in enumerate(found) if c.samples >= LEAST_SAMPLES]
     best = min(enough, key=lambda k: found[k].time_s, default=0)

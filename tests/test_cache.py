@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from math import inf
@@ -60,7 +61,7 @@ def underived(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Non
         monkeypatch.setattr("moa.kept.parse", fail)
         monkeypatch.setattr("moa.kernel.derive", fail)
         monkeypatch.setattr("moa.kernel.place", fail)
-        monkeypatch.setattr("moa.kernel.tile", fail)
+        monkeypatch.setattr("moa.kernel.planned", fail)
 
     return forbid
 
@@ -126,7 +127,7 @@ def test_indices_are_checked_in_a_kernel_from_the_cache(underived: Callable[[], 
 def test_what_is_kept_of_each_example_reads_back(path: Path, folder: Path) -> None:
     kernel = moa.compile(path)
     for ranks in (0, 1) if kernel._lead else (0,):
-        front = kept.front_of(kernel._source, kernel._derive(ranks))
+        front = kept.front_of(kernel._derive(ranks))
         assert from_json(to_json(front), kept.Front, kept.CLASSES) == front
         assert to_json(from_json(to_json(front), kept.Front, kept.CLASSES)) == to_json(front)
 
@@ -158,18 +159,18 @@ def test_other_things_are_other_entries(folder: Path, monkeypatch: pytest.Monkey
         return len(entries(folder)) - before
 
     pool()  # once in a process
-    assert made() == 5  # front, rows along two axes, sums that phases share, variant
+    assert made() == 7  # head, front, rows along two axes, sums that phases share, strategy, variant
     assert made() == 0
-    assert made(text=PROGRAM + " ") == 5
-    assert made(dtype="float32") == 4  # all but the front
+    assert made(text=PROGRAM + " ") == 7
+    assert made(dtype="float32") == 5  # all but the head and the front
     assert made(sizes={"n": 5}) == 1
-    assert made(n=100) == 1  # more rows in a work item
+    assert made(n=100) == 2  # more rows in a work item
     with monkeypatch.context() as patch:
         patch.setattr("moa.backends.llvm_build.identity", lambda: "another machine")
         assert made() == 1
     with monkeypatch.context() as patch:
         patch.setattr("moa.cache.made_by", lambda: "another version")
-        assert made() == 5
+        assert made() == 7
     assert made() == 0
 
 
@@ -201,8 +202,28 @@ def test_sources_that_changed_meanwhile_keep_nothing(folder: Path, monkeypatch: 
 
 
 def test_every_source_counts(folder: Path) -> None:
-    names = {name for name, _, _ in cache._sources(ROOT / "moa")}
+    names = {os.path.relpath(file, ROOT / "moa") for file, _ in cache._sources(str(ROOT / "moa"))}
     assert {"kernel.py", "backends/llvm.py", "grammar/prelude.moa", "grammar/moa.lark", "laws/defer.py"} <= names
+
+
+def test_a_new_text_of_the_same_length_and_age_is_another(tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    file.write_text("a = 1\n")
+    (_, before), *_ = cache._sources(str(tmp_path))
+    time.sleep(0.05)
+    file.write_text("a = 2\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (_, after), *_ = cache._sources(str(tmp_path))
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert after.st_ctime_ns != before.st_ctime_ns  # part of what `made_by` is made of
+
+
+def test_only_the_first_choice_of_tiles_is_kept(folder: Path) -> None:
+    kernel = moa.compile(PROGRAM)
+    kernel(*arrays(n=5))
+    before = len(entries(folder))
+    kernel.strategy_at(kernel._front(0).forms[0].name, {"n": 7, "m": 9, "dk": 3, "dv": 2})
+    assert len(entries(folder)) == before
 
 
 CHILD = f"""

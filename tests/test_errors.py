@@ -295,7 +295,7 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     (
         formula("None"),
-        "f.moa:2:12: name error: there is no name None\n"
+        "f.moa:2:12: syntax error: found `None`, expected a formula\n"
         "        return None\n"
         "               ^^^^\n"
         "  hint: None stands in an index only: x[:, None]",

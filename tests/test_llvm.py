@@ -292,6 +292,7 @@ def test_a_block_above_the_ceiling_is_refused() -> None:
     i: Name = h.params[1]
     for _ in range(BLOCK_CEILING):
         i = h.op("i", "iadd", i, 1)
+    h.op("b", "icmp", i, 0, attrs=("lt",))
     with pytest.raises(AssertionError, match="above the ceiling"):
         build(h.loops())
 

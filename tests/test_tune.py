@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import moa
 from moa import tune as tuning
+from moa.candidates import neighbours
 from moa.cli import app
 from moa.kernel import Kernel
 from moa.text import MoaError
@@ -45,7 +46,8 @@ def test_every_candidate_computes_the_same(n: int) -> None:
     kernel, arrays = made(), given(n, 301)
     values = kernel._arguments(tuple(arrays), {})
     want = kernel(*arrays)
-    found = tuning.candidates(kernel._choice(values, None))
+    model = kernel._choice(values, None)
+    found = (model, *neighbours(model))
     assert len(found) == len(set(found)) >= 4
     for s in found:
         assert np.abs(kernel._call_by(values, 1, s).run(values) - want).max() < 2e-6, s

@@ -155,8 +155,6 @@ class Checker:
         hint = f"did you mean {near[0]}?" if near else ""
         if not near and what == "name" and names:
             hint = f"the names here are {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-        if node.name == "None":
-            hint = "None stands in an index only: x[:, None]"
         if node.name in NUMPY_NAMES:
             hint = f"write {NUMPY_NAMES[node.name]}"
         fail("name", f"there is no {what} {printable(node.name)}", node.span, hint)

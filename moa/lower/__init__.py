@@ -320,9 +320,8 @@ class PhaseLowering:
         back = {p: a for a, p in inner.imports.items()}
         params, body = renumbered(fn)
         key = (tuple(p.type for p in params), body)
-        if key not in self.functions:
-            self.functions[key] = Fn(f"nest{len(self.functions)}", params, body)
-        self.b.call(self.functions[key].name, tuple(back[p] for p in fn.params))
+        made = self.functions.setdefault(key, Fn(f"nest{len(self.functions)}", params, body))
+        self.b.call(made.name, tuple(back[p] for p in fn.params))
 
 
 def room_bytes(phase: Phase, width: int, size: int, warps: int) -> int:

@@ -61,7 +61,10 @@ class Builder:
             return folded
         if op in ("iadd", "imul", "fadd", "fmul", "imin", "imax", "wadd", "wmul") and str(args[0]) > str(args[1]):
             args = (args[1], args[0])
-        depth = max((self.level(a) for a in args), default=0)
+        depth = 0
+        for a in args:
+            if isinstance(a, Name) and self.depth[a] > depth:
+                depth = self.depth[a]
         key = (kind, op, args, attrs)
         block = self.blocks[depth]
         found = block.known.get(key)
@@ -168,6 +171,9 @@ _RELATIONS = {
 
 def fold(kind: Type, op: str, args: tuple[Arg, ...], attrs: tuple[Any, ...]) -> Arg | None:
     """The result where it is known without running: integer arithmetic on constants, neutral operands, splats."""
+    if Const not in map(type, args):
+        same = op in ("imin", "imax", "isub") and args[0] == args[1]
+        return (Const(0, "i") if op == "isub" else args[0]) if same else None
     values = [a.value if isinstance(a, Const) else None for a in args]
     if op in ("splat", "wsplat", "bsplat") and values[0] is not None:
         return Const(values[0], kind)

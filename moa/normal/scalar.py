@@ -94,8 +94,9 @@ class Cond:
     true, false
     """
 
-    __slots__ = ("_text", "args", "op")
+    __slots__ = ("_atoms", "_text", "args", "op")
     _text: str
+    _atoms: frozenset[Any] | None
     _interned: ClassVar[dict[tuple[str, tuple[Any, ...]], Cond]] = {}
 
     op: str
@@ -106,7 +107,7 @@ class Cond:
         found = cls._interned.get(key)
         if found is None:
             found = super().__new__(cls)
-            found.op, found.args, found._text = op, args, ""
+            found.op, found.args, found._text, found._atoms = op, args, "", None
             cls._interned[key] = found
         return found
 
@@ -128,6 +129,8 @@ class Cond:
 
     def atoms(self) -> frozenset[Any]:
         """The integer atoms in it (see `Poly.atoms`)."""
+        if self._atoms is not None:
+            return self._atoms
         out: set[Any] = set()
         for x in self.args:
             if isinstance(x, Poly | Cond):
@@ -139,7 +142,8 @@ class Cond:
             elif isinstance(x, tuple):
                 for p in x:
                     out |= p.atoms()
-        return frozenset(out)
+        self._atoms = frozenset(out)
+        return self._atoms
 
     def vars(self) -> frozenset[str]:
         return frozenset(a.name for a in self.atoms() if a.kind == "var")
@@ -162,6 +166,9 @@ def lit(value: float | int | Fraction) -> Scalar:
     if isinstance(value, float) and not math.isfinite(value):
         return Scalar("lit", (value if not math.isnan(value) else math.nan,))
     return Scalar("lit", (Fraction(value),))
+
+
+ZERO, ONE = lit(0), lit(1)
 
 
 def integer(p: Poly | int) -> Scalar:
@@ -210,16 +217,15 @@ def apply(op: str, *operands: Scalar) -> Scalar:
                 return lit(0)
             case "sqrt" if a[0] in (0, 1):
                 return lit(a[0])
-    one, zero = lit(1), lit(0)
     if op == "neg" and operands[0].op == "lit":
         return lit(-operands[0].args[0])
-    if op == "mul" and one in operands:
-        return operands[1] if operands[0] is one else operands[0]
-    if op == "div" and operands[1] is one:
+    if op == "mul" and ONE in operands:
+        return operands[1] if operands[0] is ONE else operands[0]
+    if op == "div" and operands[1] is ONE:
         return operands[0]
-    if op in ("add", "sub") and operands[1] is zero:
+    if op in ("add", "sub") and operands[1] is ZERO:
         return operands[0]
-    if op == "add" and operands[0] is zero:
+    if op == "add" and operands[0] is ZERO:
         return operands[1]
     if op == "neg" and operands[0].op == "neg":
         return operands[0].args[0]  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from moa.normal.scalar import (
@@ -123,6 +124,7 @@ def cond_polys(c: Cond) -> tuple[Poly, ...]:
     return tuple(p for x in c.args if isinstance(x, Cond) for p in cond_polys(x))
 
 
+@cache
 def cond_loads(c: Cond) -> tuple[tuple[str, Index], ...]:
     """(array, index) of every element a condition reads, integer and boolean ones included."""
     out = [(a.name, a.args) for a in c.atoms() if a.kind == "load"]
@@ -136,6 +138,7 @@ def cond_loads(c: Cond) -> tuple[tuple[str, Index], ...]:
     return tuple(out)
 
 
+@cache
 def scalar_atoms(s: Scalar) -> frozenset[Any]:
     """The integer atoms in a scalar."""
     out: set[Any] = set()
@@ -151,6 +154,7 @@ def scalar_atoms(s: Scalar) -> frozenset[Any]:
     return frozenset(out)
 
 
+@cache
 def loads(s: Scalar) -> tuple[tuple[str, Index], ...]:
     """(array, index) of every element a scalar reads, integer and boolean ones included."""
     out: dict[tuple[str, Index], None] = {}

@@ -32,6 +32,7 @@ def built(grammar: str, postlex: Any) -> Any:
     return Lark(
         grammar,
         parser="lalr",
+        lexer="basic",
         start=list(STARTS),
         postlex=postlex,
         propagate_positions=True,

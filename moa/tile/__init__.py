@@ -24,17 +24,16 @@ from moa.tile.reuse import inner, reuse
 from moa.tile.strategy import Strategy
 from moa.tiles import Phase, Tiles
 
-__all__ = ["Strategy", "made_again", "tile"]
+__all__ = ["Plan", "Strategy", "made_again", "planned", "tile"]
 
 
 def tile(normal: Normal, strategy: Strategy) -> Tiles:
     """The tiles of a named Normal for one strategy."""
-    return _planned(normal, strategy)[1]
+    return planned(normal, strategy)[1]
 
 
-def made_again(normal: Normal, strategy: Strategy) -> tuple[tuple[str, Poly, Poly, int], ...]:
+def made_again(plan: Plan) -> tuple[tuple[str, Poly, Poly, int], ...]:
     """The sums that several phases make: their names, how many elements they have, of how many terms, how often."""
-    plan, _ = _planned(normal, strategy)
     found = []
     for name, phases in sorted(plan.reduced.items()):
         e = plan.equations[name]
@@ -44,7 +43,8 @@ def made_again(normal: Normal, strategy: Strategy) -> tuple[tuple[str, Poly, Pol
     return tuple(found)
 
 
-def _planned(normal: Normal, strategy: Strategy) -> tuple[Plan, Tiles]:
+def planned(normal: Normal, strategy: Strategy) -> tuple[Plan, Tiles]:
+    """The tiles of a named Normal for one strategy, and the plan behind them."""
     stored = frozenset(strategy.stored)
     while True:
         plan = Plan(folded(normal, stored), strategy, stored)
