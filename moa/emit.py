@@ -23,7 +23,7 @@ from moa.backends.llvm_build import machine, parse
 from moa.cost import cost
 from moa.expand import expand
 from moa.explain.page import formula
-from moa.forms import chosen
+from moa.forms import chosen, in_lengths
 from moa.kernel import KEYS, VECTORS, Kernel, _intermediates
 from moa.loops import ELEMENT_BYTES
 from moa.machine import USUAL, machine_of
@@ -84,7 +84,8 @@ class Library:
         self.obligations = program.obligations
         if all(k in self.fixed for k in known):
             self.derivation = replace(
-                self.derivation, streamed=chosen(self.derivation.forms, self.fixed, machine=machine_of(USUAL)).streamed
+                self.derivation,
+                streamed=chosen(in_lengths(self.derivation.forms), self.fixed, machine=machine_of(USUAL)).streamed,
             )  # otherwise the form as written
         self.widths = tuple(self.width(b) for b in self.vector_bytes)
         self.interface = self.made_interface()

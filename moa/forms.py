@@ -7,13 +7,13 @@ depends on sizes, so the choice is made when they are known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
-from moa.cost.choice import product, through, word_bytes
+from moa.cost.choice import through, word_bytes
 from moa.laws.affine import SideBySide
 from moa.laws.algebra import reads
 from moa.laws.assemble import Moves, defines, in_order, is_wide, reads_of
@@ -34,14 +34,17 @@ from moa.naming import name
 from moa.normal import TRUE, Axis, Cond, Eq, Fold, Normal, Recurrence, Scalar, both, loads
 from moa.ops import OPERATORS, REDUCERS
 from moa.oracle import evaluate
-from moa.poly import Poly, const
+from moa.poly import Poly, const, size
 from moa.rewrite import Step, Trace
 from moa.stream import Report, stream_with_report
 from moa.tile import parallel
+from moa.words import memory_words
 
 MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
+LENGTHS = (32, 64, 128, 256)  # of chunks that are looked at
 MANY = 1 << 30  # items of a system without traversals: its work is divided anywhere
 MARGIN = 0.8  # of most forms: their operations are of another kind than those of the form as written
+WITHIN = "within@"  # how often what stands inside chunks is counted, in polynomials
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Outline:
 
     name        "as written", or what made it: "open r0 in r1, r2; carry h0, h1 along i"
     flops       floating-point operations, as a polynomial in sizes; a prefix domain counts as what it holds
-    sequential  those of them that stand in recurrences, or in chunks
+    sequential  those of them that stand in recurrences; of a form in chunks, those not between rows of one chunk
     sequences   how many recurrences (or chunks) can run at once: the extents along which they are independent
     items       how many rows the longest traversal is computed for: each is the work of one thread
     margin      it is taken where it takes less than this share of the time of the form as written
@@ -94,14 +97,19 @@ class Outline:
         if touched:
             at_once = min(threads, max(1, evaluate(self.sequences, sizes)))
             where, s = through(m, held, touched, at_once)
-            out.append((f"states in {where}", s))
+            beyond = where != m.levels[0].name  # then each step waits for them before it computes
+            out.append((f"states in {where}", s + beyond * out[0][1]))
         return tuple(out)
 
     def time_s(
         self, sizes: Mapping[str, int], threads: int = 1, machine: Machine | None = None, dtype: str = "float32"
     ) -> float:
-        """At least so long: the largest of its times."""
-        return max(t for _, t in self.times_s(sizes, threads, machine, dtype))
+        """At least so long: the largest of its times, or their sum."""
+        return self.together_s(t for _, t in self.times_s(sizes, threads, machine, dtype))
+
+    def together_s(self, times_s: Iterable[float]) -> float:
+        """The largest; of a form in chunks, whose phases compute and move states in turns, the sum."""
+        return sum(times_s) if self.weight == "chunk" else max(times_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +118,12 @@ class Form(Outline):
 
     streamed    the named system after the laws between reductions
     steps       the laws that made it, in order
+    by_length   the same in chunks of another length; None where there are no chunks
     """
 
     streamed: Normal
     steps: tuple[Step, ...]
+    by_length: Callable[[int], Form] | None = field(default=None, compare=False, repr=False)
 
     def outline(self) -> Outline:
         return Outline(*(getattr(self, f.name) for f in fields(Outline)))
@@ -121,6 +131,15 @@ class Form(Outline):
     def __str__(self) -> str:
         head = f"{self.name}: {self.flops} operations"
         return "\n".join((head, *(f"  {line}" for line in str(self.streamed).splitlines())))
+
+
+def in_lengths(forms: tuple[Form, ...]) -> tuple[Form, ...]:
+    """The forms, each that goes by chunks followed by the same in chunks of the other LENGTHS."""
+    out = []
+    for f in forms:
+        others = () if f.by_length is None else (n for n in LENGTHS if not f.name.endswith(f" by {n}"))
+        out += [f, *(f.by_length(n) for n in others if f.by_length)]
+    return tuple(out)
 
 
 F = TypeVar("F", bound=Outline)
@@ -229,8 +248,11 @@ def _parted(form: Form, streamed: Normal, trace: Trace) -> Form | None:
     return _form("in parts, merged", _with_one_state(parted, own, trace), tuple(own.steps))
 
 
-def _side_by_side(form: Form, held: Normal, trace: Trace) -> Form | None:
-    """A form with the steps of recurrences in chunks that run at once; None if there is none."""
+def _side_by_side(form: Form, held: Normal, trace: Trace, **of_length: int) -> Form | None:
+    """A form with the steps of recurrences in chunks that run at once; None if there is none.
+
+    of_length  `length`, or nothing: that of the law
+    """
     names = Names(held)
     names.taken |= {n for r in held.recurrences for n in (r.name, *(e.name for e in (*r.maps, *r.readers)))}
     names.taken |= {c.name for r in held.recurrences for c in r.components}
@@ -240,7 +262,7 @@ def _side_by_side(form: Form, held: Normal, trace: Trace) -> Form | None:
         if not r.readers and not r.keep:  # all that is wanted is the last state
             continue
         try:
-            found: SideBySide = LAWS["affine"].apply(r, partial(_fresh, names))
+            found: SideBySide = LAWS["affine"].apply(r, partial(_fresh, names), **of_length)
         except Stays as reason:
             _refuse(trace, "affine", r.name, str(reason))
             continue
@@ -256,15 +278,29 @@ def _side_by_side(form: Form, held: Normal, trace: Trace) -> Form | None:
         recurrences += [r] if x is None else [x.ends, *x.states, x.chunks]
     equations = in_order([*held.equations, *(e for x in made.values() for e in x.equations)])
     chunks = replace(held, equations=tuple(equations), recurrences=tuple(recurrences))
-    out = _form(f"{', '.join(made)} in parts side by side", chunks, (*form.steps, *steps))
+    first = next(iter(made.values()))
+    text = f"{', '.join(made)} in parts side by side by {first.chunks.axis[1]}"
+    out = _form(text, chunks, (*form.steps, *steps))
     sequential, sequences = const(0), const(1)
     for r in out.streamed.recurrences:
         if any(r.name in (x.ends.name, x.chunks.name) for x in made.values()):
             sequential = sequential + _recurrence_flops(r)
-    first = next(iter(made.values()))
     for _, extent in parallel(first.chunks):
         sequences = sequences * extent
-    return replace(out, sequential=sequential, sequences=sequences)
+    out = replace(out, sequential=sequential, sequences=sequences)
+    return out if of_length else replace(out, by_length=_each_once(partial(_side_by_side, form, held)))
+
+
+def _each_once(make: Callable[..., Form | None]) -> Callable[[int], Form]:
+    """What makes a form in chunks of a length, each once; no law asks how long its chunks are."""
+
+    @cache
+    def by_length(length: int) -> Form:
+        made = make(Trace(), length=length)
+        assert made is not None
+        return made
+
+    return by_length
 
 
 def _form(text: str, streamed: Normal, steps: tuple[Step, ...]) -> Form:
@@ -401,8 +437,11 @@ def _orders(order: _Order, trace: Trace) -> Iterator[_Order]:
         )
 
 
-def _chunked(order: _Order, trace: Trace) -> Form | None:
-    """The form of an order in which reductions over prefixes go by chunks of rows; None if there is none."""
+def _chunked(order: _Order, trace: Trace, **of_length: int) -> Form | None:
+    """The form of an order in which reductions over prefixes go by chunks of rows; None if there is none.
+
+    of_length  `length`, or nothing: that of the law
+    """
     if order.before is None:
         return None
     before = order.before
@@ -416,7 +455,7 @@ def _chunked(order: _Order, trace: Trace) -> Form | None:
     away: set[str] = set()
     for e, made in order.made:
         try:
-            found: Chunked = LAWS["chunk"].apply(e, made, falling, partial(_fresh, names))
+            found: Chunked = LAWS["chunk"].apply(e, made, falling, partial(_fresh, names), **of_length)
         except Stays as reason:
             _refuse(trace, "chunk", e.name, str(reason))
             continue
@@ -424,6 +463,7 @@ def _chunked(order: _Order, trace: Trace) -> Form | None:
         states.append(found.states)
         stored.append(found.sums.name)
         away.add(found.far.name)
+        length = "" if found.sums.red is None else str(found.sums.red[1])
         text = "; ".join(map(str, (found.near, found.sums, found.far)))
         steps.append(Step("chunk", e.name, str(e), text, found.conditions, contract=LAWS["chunk"].contract))
     if not new:
@@ -444,9 +484,11 @@ def _chunked(order: _Order, trace: Trace) -> Form | None:
     streamed = _with_arrays(replace(streamed, equations=tuple(x for y in split for x in y)), away)
     streamed = _with_one_state(streamed, own, trace)
     _extend(trace, steps)
-    text = f"chunk {', '.join(new)}"
+    text = f"chunk {', '.join(new)} by {length}"
     form = _form("; ".join(filter(None, (str(order), text))), streamed, tuple(own.steps))
-    return replace(form, sequential=form.flops, sequences=states[0].axis[1], weight="chunk")
+    beyond = flops(form.streamed, within=0)[0]
+    form = replace(form, sequential=beyond, sequences=states[0].axis[1], weight="chunk")
+    return form if of_length else replace(form, by_length=_each_once(partial(_chunked, order)))
 
 
 def _live(equations: list[Eq | Fold], normal: Normal) -> tuple[Eq | Fold, ...]:
@@ -536,8 +578,11 @@ def _near(e: Eq | Fold) -> bool:
 # Operations ----------------------------------------------------------------------------------------------------------
 
 
-def flops(normal: Normal) -> tuple[Poly, Poly]:
-    """(floating-point operations of a streamed, named system; those of them in recurrences of many states)."""
+def flops(normal: Normal, within: int = 1) -> tuple[Poly, Poly]:
+    """(floating-point operations of a streamed, named system; those of them in recurrences of many states).
+
+    within  0: without those for pairs of a row and a position of its own chunk
+    """
     total = sequential = const(0)
     demanded = _demanded(normal)
     for e in normal.equations:
@@ -547,32 +592,8 @@ def flops(normal: Normal) -> tuple[Poly, Poly]:
         total = total + own
         if r.readers or r.keep:
             sequential = sequential + own
-    return total, sequential
-
-
-def memory_words(normal: Normal) -> tuple[Poly, tuple[Poly, Poly]]:
-    """(words through memory, (words held in recurrences from step to step, words touched in all steps together))."""
-    total, held, touched = const(0), const(0), const(0)
-    for p in normal.inputs:
-        total = total + product(p.shape)
-    times = dict.fromkeys(normal.stored, 2) | dict.fromkeys(normal.outputs, 1)
-    for e in normal.equations:
-        for x in (e,) if isinstance(e, Eq) else e.members:
-            total = total + _points(x.outer) * times.get(x.name, 0)
-    for r in normal.recurrences:
-        for e in r.readers:
-            total = total + _points(e.outer)
-        for c in r.components:
-            if r.stores(c):
-                total = total + _points(r.kept(c)) * 2
-            if r.readers:
-                held = held + _points(c.outer)
-                touched = touched + _points(c.outer) * 3 * r.axis[1]  # read, written, and read by who uses it
-    own = [parallel(r) for r in normal.recurrences if r.readers]
-    one = const(1)
-    for _, extent in min(own, key=len, default=()):
-        one = one * extent
-    return total, (held.exact_quotient(one) or held, touched)
+    counted = {size(WITHIN).as_atom(): const(within)}
+    return total.replace(counted.get), sequential
 
 
 Demand = tuple[int, int, Poly]  # of an array: the positions of two axes, and how many pairs along them are read
@@ -627,7 +648,7 @@ def _pairs(outer: tuple[Axis, ...], red: Axis, domain: Cond) -> list[tuple[str, 
             continue
         if length is not None:
             half = length if lag == 0 else (length + lag + 1) // 2
-            out.append((a[0], a[1] * half))
+            out.append((a[0], a[1] * half * size(WITHIN)))
         else:
             out.append((a[0], a[1] * (red[1] + lag) * const(Fraction(1, 2))))
     return out

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from moa import ir
 from moa.cache import keep, recalled
 from moa.cost.choice import Made, Outlook, Rounds, Sketch
-from moa.forms import Outline
+from moa.forms import Outline, in_lengths
 from moa.lower import Slot
 from moa.parse import parse, parse_expression, with_kernel
 from moa.pipeline import Derivation, Packing
@@ -91,7 +91,7 @@ CLASSES = (
 
 
 def front_of(derivation: Derivation) -> Front:
-    outlines = tuple(f.outline() for f in derivation.forms)
+    outlines = tuple(f.outline() for f in in_lengths(derivation.forms))
     return Front(derivation.program, outlines, derivation.report.passes)
 
 

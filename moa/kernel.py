@@ -20,7 +20,7 @@ from moa.arrays import ABSENT, Parameter, hashable, scalar_key
 from moa.call import Call, prepare
 from moa.candidates import Candidate, Setting, tiles_at
 from moa.cost.choice import Outlook, outlook
-from moa.forms import chosen
+from moa.forms import chosen, in_lengths
 from moa.kept import Front, Head, Kept, Written, front_of, leading
 from moa.loops import Element, Loops, longest_block
 from moa.machine import Machine, machine_in_use
@@ -617,7 +617,7 @@ class Kernel:
     def _formed(self, ranks: int, form: str) -> Derivation:
         """The derivation with one of its forms, by name, as what is streamed."""
         derivation = self._derive(ranks)
-        return replace(derivation, streamed=next(f for f in derivation.forms if f.name == form).streamed)
+        return replace(derivation, streamed=next(f for f in in_lengths(derivation.forms) if f.name == form).streamed)
 
     def for_many_rows(self, width: int | None = None) -> Placed:
         """What is explained where nothing has run: the variant for many rows of contiguous arrays, `...` being no axes.

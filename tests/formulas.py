@@ -149,7 +149,7 @@ def kernel_of(text: str, form: int, ranks: int = 0) -> moa.Kernel:
     """A kernel that has one form to choose from."""
     kernel = moa.compile(text)
     d = kernel._derive(ranks)
-    kernel._derivations[ranks] = replace(d, forms=(d.forms[form],))
+    kernel._derivations[ranks] = replace(d, forms=(replace(d.forms[form], by_length=None),))
     kernel._fronts.pop(ranks, None)  # it is made of the derivation
     return kernel
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+from chain import in_short, laws
 
 from moa.cost import Cost, cost, flops
 from moa.cost.sums import Along, Count, Sum, of, power_sum
@@ -16,8 +17,8 @@ from moa.kernel import read
 from moa.normal import Cond, loads
 from moa.pipeline import Derivation, Placed, derive, place
 from moa.poly import Atom, Poly, const, maximum, minimum, size, var
-from moa.tile import Strategy
-from moa.tiles import Loop, Nest, Phase, Reduce, Tiles, TileStmt, When
+from moa.tile import Strategy, tile
+from moa.tiles import Loop, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
 
 ATTENTION = """
 def attention(Q[..., n, dk], K[..., m, dk], V[..., m, dv]):
@@ -74,6 +75,11 @@ def gather(X[n, d], idx: int[r]):
     return X[idx] * 2
 """
 
+LENGTHS = """
+def lengths(Q[b, n, dk], K[b, n, dk], V[b, n, dv], lengths: int[b]):
+    A = where((iota(n) <= iota(n)[:, None]) & (iota(n) < lengths[:, None, None]), (elu(Q) + 1) @ (elu(K) + 1).T, 0)
+    return (A @ V) / (sum(A, axis=-1, keepdims=True) + 1e-6)
+"""
 PROGRAMS = {
     "attention": ATTENTION, "causal": CAUSAL, "window": WINDOW, "gqa": GQA, "linear": LINEAR, "sinks": SINKS,
     "strided": STRIDED, "bias": BIAS, "itself": ITSELF, "neighbours": NEIGHBOURS, "passes": PASSES,
@@ -112,6 +118,8 @@ def number(p: Poly, at: dict[str, int]) -> int:
                 return max(number(x, at) for x in a.args)
             case "abs":
                 return abs(number(a.args[0], at))
+            case "load":  # all elements of an array of integers are alike
+                return at[a.name]
             case "select":
                 return number(a.args[1 if holds(a.args[0], at) else 2], at)
         raise AssertionError(a)
@@ -155,6 +163,8 @@ def touched(tiles: Tiles, phase: Phase, at: dict[str, int]) -> Iterator[tuple[El
                         yield from body(s.body, {**ranges, s.axis: range(origin, min(origin + step, hi))})
                 case When():
                     yield from body(s.body if holds(s.cond, at) else s.other, ranges)
+                case Sift():
+                    yield from body((*s.every, *s.some), ranges)
                 case Nest():
                     for x in s.statements:
                         found = [(*f, False) for f in loads(x.value)] + [(*x.target.args, True)]
@@ -257,6 +267,27 @@ def test_tiles_with_a_case_each(name: str) -> None:
     """Ranges that are not intervals: each tile of the streamed axis is empty, full or partial on its own."""
     tiles = placed(PROGRAMS[name], Strategy(2, 4, 4, 4, 2, 4)).tiles
     agree(tiles, sizes_of(PROGRAMS[name]))
+
+
+@pytest.mark.parametrize("name", ["linear", "lengths"])
+@pytest.mark.parametrize("length", [4, 8, 12])
+def test_words_of_chunks(name: str, length: int) -> None:
+    """Chunks of one, two and three times the rows of an item; where data end the sums, no less than moves."""
+    text = PROGRAMS["linear"] if name == "linear" else LENGTHS
+    with laws(chunk=in_short(length)):
+        d = derive(read(text, {}).parsed(), 0)
+    form = next(f for f in d.forms if "chunk" in f.name)
+    tiles = tile(form.streamed, SMALL)
+    sizes = [s | {"n": n} for s in sizes_of(text)[:1] for n in (1, length - 1, length, 2 * length + 1, 29)]
+    if name == "linear":
+        agree(tiles, sizes)
+        return
+    for at in sizes:
+        for end in (at["n"], at["n"] // 2, 0):
+            agree(tiles, [at | {"lengths": end}])
+    at = sizes[-1] | {"lengths": 29}
+    bound, moved = counted(tiles, at)[0], seen(tiles, at)[0]
+    assert sum(bound.values()) <= 1.25 * sum(moved.values())
 
 
 # formulas -----------------------------------------------------------------------------------------------------------

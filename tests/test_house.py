@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     "text", "cache", "machine", "markup", "poly", "ops", "ir", "parse", "check", "notation", "spans", "oracle",
     "associative", "rewrite", "normal", "record", "naming", "psi", "canonical", "domains", "laws", "stream", "tiles",
-    "tile", "loops", "lower", "lift", "expand", "pointers", "interp", "cost", "backends", "ceilings", "forms",
+    "tile", "loops", "lower", "lift", "expand", "pointers", "interp", "cost", "backends", "ceilings", "words", "forms",
     "increment", "transcribe", "pipeline", "storage", "dlpack", "arrays", "call", "candidates", "kept", "kernel",
     "device_arrays", "device_call", "device", "step", "numerics", "verify", "explain", "assignments", "emit",
     "emit_cuda", "files", "given", "measure", "tune", "probe", "answers", "terminal", "cli", "__main__",

@@ -8,7 +8,7 @@ masked lanes and branches not taken included.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from moa.cost.boxes import Facts, Span, Spans, count, facts_of
@@ -203,8 +203,10 @@ class Walk:
         lo, hi = self.bound(s.lo), self.bound(s.hi)
         around = any(v in self.axes and self.axes[v].role == "loop" for v in lo.vars() | hi.vars())
         exact = not around and not reads_data(lo) and not reads_data(hi)
-        if not exact:
+        if around:
             lo, hi = const(0), self.phase.axis(s.axis).extent
+        elif not exact:  # data end it earlier, or begin it later
+            lo, hi = limit(lo, const(0), minimum), limit(hi, self.phase.axis(s.axis).extent, maximum)
         if f"{s.axis}@0" not in {a.name for c in _conditions(s.body) for a in c.atoms()}:
             return {**env, s.axis: Span(lo, hi)}, dict(tiled), exact
         case = Tiled(s.axis, lo, hi, self.phase.axis(s.axis).step)
@@ -245,6 +247,12 @@ class Walk:
         points = {v: env[v].lo for v in p.vars() if env[v].hi - env[v].lo == const(1)}
         ranged = sorted(p.vars() - points.keys())
         steps = {v: _step(p, v) for v in ranged}
+        whole = p.as_atom()
+        if whole is not None and whole.kind == "div" and not reads_data(p):
+            by = whole.args[1].as_int()
+            inner, sure = self.span(whole.args[0], extent * whole.args[1], env)
+            if by is not None and inner.scale == 1:
+                return Span(inner.lo // by, (inner.hi - 1) // by + 1), sure
         if reads_data(p) or None in steps.values():
             total = const(1)
             for v in ranged:
@@ -352,6 +360,20 @@ def _conditions(body: tuple[TileStmt, ...]) -> Iterator[Cond]:
                 yield from _conditions(s.body)
             case Nest():
                 pass
+
+
+def limit(p: Poly, otherwise: Poly, of: Callable[[Poly, Poly], Poly]) -> Poly:
+    """A bound of p whatever data say, below or above (`of`: `minimum` or `maximum`); `otherwise` that of data alone."""
+    a = p.as_atom()
+    if a is None or not reads_data(p):
+        return otherwise if reads_data(p) else p
+    match a.kind:
+        case "min" | "max":
+            x, y = (limit(q, otherwise, of) for q in a.args)
+            return minimum(x, y) if a.kind == "min" else maximum(x, y)
+        case "select":
+            return of(*(limit(q, otherwise, of) for q in a.args[1:]))
+    return otherwise
 
 
 def reads_data(p: Poly) -> bool:

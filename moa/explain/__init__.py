@@ -27,7 +27,7 @@ from moa.explain.picture import Picture
 from moa.explain.placed import kernel_lines
 from moa.explain.text import INDENT, WIDTH, wrapped
 from moa.explain.why import Why, form_cost, why
-from moa.forms import Form
+from moa.forms import Form, in_lengths
 from moa.machine import Machine, machine_of
 from moa.notation import program_text
 from moa.pipeline import STAGES, Derivation, Placed
@@ -93,7 +93,7 @@ def page(kernel: Kernel, d: Derivation, form: Form, placed: Placed) -> Page:
 
 def of_form(d: Derivation, name: str | None) -> tuple[Derivation, Form]:
     """A derivation with one of its forms as the system that is streamed: the one of this name, or the first."""
-    form = next((f for f in d.forms if f.name == name), d.forms[0])
+    form = next((f for f in in_lengths(d.forms) if f.name == name), d.forms[0])
     return replace(d, streamed=form.streamed), form
 
 

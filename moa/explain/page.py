@@ -109,7 +109,8 @@ def normal_form(source: ir.Source, names: Names) -> list[str]:
 
 def forms(names: Names) -> list[str]:
     """The systems that compute the same, with the operations of each: sizes decide which one runs."""
-    found = names.derivation.forms
+    known = names.derivation.forms
+    found = known if any(f.name == names.form.name for f in known) else (*known, names.form)
     if len(found) < 2:
         return []
     lines = []

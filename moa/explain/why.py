@@ -6,7 +6,8 @@ Every candidate and every choice here is what `Kernel` itself would take: nothin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moa.candidates import Candidate as Looked
@@ -26,16 +27,16 @@ MAKERS = ("reassociate", "carry", "chunk", "merge")  # laws that make forms
 HEAD = ("", "predicted time", "waits for", "words", "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Candidate:
     """One of what could run.
 
     kind         "form", "rows" of a work item, "keys" (positions of a round of loops), or "stored"
-    time_s       predicted, the longest of `waits_s` (their sum where something is stored): by it is chosen
+    time_s       predicted, the longest of `waits_s` (or their sum): by it is chosen
     waits_s      (what is waited for by the busiest thread, seconds)
     operations   of the busiest thread, those one after the other weighted; 0 for what is no form
     words        between memory and the cache of one work item, at most so many where not `exact`
-    bytes_moved  (level, bytes beyond it or None) by a walk over the tiles, on a machine that was named
+    cost         of what is placed for it
     reason       why it runs, or why not
     """
 
@@ -47,8 +48,13 @@ class Candidate:
     operations: float
     words: int
     exact: bool
-    bytes_moved: tuple[tuple[str, int | None], ...]
+    cost: Cost = field(compare=False, repr=False)
     reason: str
+
+    @cached_property
+    def bytes_moved(self) -> tuple[tuple[str, int | None], ...]:
+        """(level, bytes beyond it or None) by a walk over the tiles, on a machine that was named; may take seconds."""
+        return tuple((x.name, x.predicted_bytes) for x in self.cost.levels)
 
     @property
     def waits_for(self) -> str:
@@ -111,13 +117,16 @@ def why(kernel: Kernel, machine: Machine | None, threads: int, sizes: Mapping[st
         strategy = kernel.strategy_at(f.name, sizes, 0, threads, m)
         c = form_cost(kernel, f.name, kernel.placed_at(sizes, f.name, strategy), machine, sizes)
         waits = f.times_s(sizes, threads, m, kernel.dtype)
-        found.append(candidate("form", f.name, f.name == form, waits, f.operations(sizes, threads, m), c, reason))
+        time_s, operations = f.together_s(t for _, t in waits), f.operations(sizes, threads, m)
+        found.append(candidate("form", f.name, f.name == form, waits, time_s, operations, c, reason))
     own, among = kernel.tiles_at(form, sizes, 0, threads, m)
     for x in among:
         strategy = own if x.chosen else of_other(own, x)
         c = form_cost(kernel, form, kernel.placed_at(sizes, form, strategy), machine, sizes)
         alone = sum(y.kind == x.kind for y in among) == 1
-        found.append(candidate(x.kind, x.text, x.chosen, x.times.parts, 0.0, c, lengths_reason(x, among, alone)))
+        time_s = x.times.all_s if x.kind == "stored" else x.times.longest_s
+        reason = lengths_reason(x, among, alone)
+        found.append(candidate(x.kind, x.text, x.chosen, x.times.parts, time_s, 0.0, c, reason))
     refused = tuple(dict.fromkeys(r for r in kernel.derivation.trace.refused if r[0] in MAKERS))
     return Why(kernel.name, tuple(sizes.items()), threads, m.name, tuple(found), refused)
 
@@ -143,12 +152,17 @@ def form_flops(kernel: Kernel, form: str) -> Poly | None:
 
 
 def candidate(
-    kind: str, name: str, chosen: bool, waits: tuple[tuple[str, float], ...], operations: float, c: Cost, reason: str
+    kind: str,
+    name: str,
+    chosen: bool,
+    waits: tuple[tuple[str, float], ...],
+    time_s: float,
+    operations: float,
+    c: Cost,
+    reason: str,
 ) -> Candidate:
-    bytes_moved = tuple((x.name, x.predicted_bytes) for x in c.levels)
     words, exact = c.number("streamed_words"), c.streamed_words.exact
-    time_s = (sum if kind == "stored" else max)([t for _, t in waits] or [0.0])
-    return Candidate(kind, name, chosen, time_s, waits, operations, words, exact, bytes_moved, reason)
+    return Candidate(kind, name, chosen, time_s, waits, operations, words, exact, c, reason)
 
 
 def reasons(

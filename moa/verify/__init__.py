@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moa.forms import chosen
+from moa.forms import chosen, in_lengths
 from moa.kernel import Kernel
 from moa.normal import TRUE, Eq, Fold, Member
 from moa.oracle import bind, oracle
@@ -130,7 +130,7 @@ def strided(kernel: Kernel, given: Mapping[str, Any]) -> Check:
 
 def threads(kernel: Kernel, derivation: Derivation, given: Mapping[str, Any]) -> Check:
     """Any number of threads gives equal bits, where the same form is computed."""
-    forms = derivation.forms
+    forms = in_lengths(derivation.forms)
     sizes = bind(derivation.program, given)
     alike = [c for c in (1, 2, 3) if chosen(forms, sizes, c).name == chosen(forms, sizes, 1).name]
     want = [x.tobytes() for x in call(kernel, given, 1)]
