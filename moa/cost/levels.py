@@ -15,6 +15,7 @@ from typing import Any, Literal
 from moa.cost.bounds import Contraction, contractions, least_words
 from moa.cost.predicted import Sized, predicted_or_bound
 from moa.cost.reuse import BYTES, Bytes, Item, found_again, item_of
+from moa.cost.shares import shares_of
 from moa.cost.sums import Count, largest, of, symbol
 from moa.cost.traffic import Words, compulsory, streamed
 from moa.loops import ELEMENT_BYTES, Element
@@ -31,6 +32,9 @@ SOME: Regime = "shared stays for some items"
 STREAMED: Regime = "streamed again"
 NO_TILE: Regime = "tile larger"
 FORMULA_WITHIN = 0.02
+CLOSED, SHARES = FORMULAS = "closed form", "shares counted by a walk"
+IN_DATA, LONG = "data say what is visited: there is only a bound", "it would take too long to walk"
+FAR = "the shares at the shorter sizes that can be walked are more than 2 % away at these"
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,21 +279,27 @@ def attainable_at(traffic: Traffic, at: Mapping[str, int]) -> int | None:
     return max(total, traffic.compulsory.value(at))
 
 
-def formula_of(traffic: Traffic, level: Level, with_scratch: bool) -> Any:
-    """The closed form of a level as an expression of sympy in sizes, M_bytes and scratch_bytes.
-
-    None where there is none, or where it is more than FORMULA_WITHIN away from what is predicted.
+def formula_of(traffic: Traffic, levels: tuple[Level, ...], level: Level, sizes: Mapping[str, int]) -> tuple[Any, str]:
+    """(a formula of a level as an expression of sympy, or None; what it is: one of FORMULAS, or why there is none).
 
     M_bytes        the capacity
     scratch_bytes  what a thread touches of its scratch
     """
     import sympy
 
-    if level.closed_form_bytes is None or level.predicted_bytes is None:
-        return None
-    if abs(level.closed_form_bytes - level.predicted_bytes) > FORMULA_WITHIN * level.predicted_bytes:
-        return None
+    if level.at_most or level.predicted_bytes is None:
+        return None, IN_DATA if level.at_most else LONG
     names = {symbol(k): sympy.Symbol(v, integer=True, nonnegative=True) for k, v in NAMES.items()}
-    if level.regime == WHOLE:
-        return traffic.whole.formula().subs(names)
-    return (traffic.cold.formula() - traffic.kept(with_scratch).formula()).subs(names)
+    closed, most = level.closed_form_bytes, FORMULA_WITHIN * level.predicted_bytes
+    if closed is not None and abs(closed - level.predicted_bytes) <= most:
+        if level.regime == WHOLE:
+            return traffic.whole.formula().subs(names), CLOSED
+        kept = traffic.kept(scratch_passes(traffic, levels, level, sizes))
+        return (traffic.cold.formula() - kept.formula()).subs(names), CLOSED
+    kernel = Sized(traffic.tiles, traffic.dtype, traffic.each, traffic.width, tuple(sorted(sizes.items())))
+    shares = shares_of(kernel, tuple(x.capacity_bytes for x in levels[: levels.index(level) + 1]))
+    if shares is None:
+        return None, LONG
+    if abs(shares.value(sizes) - level.predicted_bytes) > most:
+        return None, FAR
+    return shares.formula(), SHARES

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moa.cost.arithmetic import flops
-from moa.cost.levels import Level, Traffic, beside, formula_of, levels_of, scratch_passes, traffic_of
+from moa.cost.levels import Level, Traffic, beside, formula_of, levels_of, traffic_of
 from moa.cost.sums import Count, Sum, expression
 from moa.cost.traffic import Words, compulsory, streamed
 from moa.loops import Element
@@ -127,13 +127,12 @@ class Cost:
     def formula(self, name: str) -> Any:
         """One of NAMES, or the predicted bytes of a level by its name, as an expression of sympy.
 
-        The latter is in sizes, M_bytes (the capacity) and scratch_bytes; None where there is no closed form that is
-        within 2 % of what is predicted: a tile does not fit, or several phases share what stays
+        The latter is within 2 % of what is predicted at the sizes given: a closed form in sizes, M_bytes (the capacity)
+        and scratch_bytes, or where there is none (a tile does not fit, several phases share what stays) what items
+        touch, in sizes, times the shares of it that move here. `formula_is` says which; None where there is neither.
         """
-        levels = self.levels
-        for level in levels:
-            if level.name == name and self.traffic is not None:
-                return formula_of(self.traffic, level, scratch_passes(self.traffic, levels, level, dict(self.sizes)))
+        if (found := self._formula_of(name)) is not None:
+            return found[0]
         match name:
             case "flops":
                 return expression(self.flops)
@@ -146,6 +145,19 @@ class Cost:
             case "intensity":
                 return self.formula("flops") / self.formula("streamed_words")
         raise AssertionError(f"a cost has no {name}: it has {', '.join(NAMES)}")
+
+    def formula_is(self, name: str) -> str:
+        """What the formula of a level is, one of `moa.cost.levels.FORMULAS`; where there is none, the reason."""
+        found = self._formula_of(name)
+        assert found is not None, f"no level is named {name}"
+        return found[1]
+
+    def _formula_of(self, name: str) -> tuple[Any, str] | None:
+        levels = self.levels
+        level = next((x for x in levels if x.name == name), None)
+        if level is None or self.traffic is None:
+            return None
+        return formula_of(self.traffic, levels, level, dict(self.sizes))
 
     def number(self, name: str) -> int:
         """The value of a formula at the sizes given."""

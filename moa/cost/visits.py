@@ -43,11 +43,13 @@ class Visits:
     """Parts of arrays in the order in which they are visited.
 
     sizes_bytes  of each part
+    arrays       the one of each part, "" of scratch
     sequences    of visits, each made by a nest
     order        the sequences, one after the other
     """
 
     sizes_bytes: tuple[int, ...]
+    arrays: tuple[str, ...]
     sequences: tuple[tuple[Event, ...], ...]
     order: Sequence[int]
 
@@ -189,6 +191,7 @@ class Walk:
                 axis |= {lo, hi}
         edges = {r: [sorted(axis) for axis in found] for r, found in cuts.items()}
         sizes: list[int] = []
+        arrays: list[str] = []
         numbers: dict[tuple[Region, tuple[int, ...]], int] = {}
         events: list[tuple[Event, ...]] = []
         for region, box, write in self.kinds:
@@ -201,10 +204,12 @@ class Walk:
                     n = numbers[region, at] = len(sizes)
                     lengths = (x[k + 1] - x[k] for x, k in zip(e, at, strict=True))
                     sizes.append(math.prod(lengths, start=region.element_bytes))
+                    arrays.append(region.name)
                 mine.append((n, STORE if write else LOAD))
             events.append(tuple(mine))
         sequences = (itertools.chain.from_iterable(events[k] for k in kinds) for kinds in self.sequences)
-        return Visits(tuple(sizes), tuple(tuple(e for e, _ in itertools.groupby(s)) for s in sequences), self.order)
+        merged = tuple(tuple(e for e, _ in itertools.groupby(s)) for s in sequences)
+        return Visits(tuple(sizes), tuple(arrays), merged, self.order)
 
 
 def once(how: Sorted | Placed, over: tuple[str, ...]) -> Scalar:
