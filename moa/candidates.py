@@ -18,7 +18,7 @@ from moa.tile import Strategy
 HALVINGS = 2  # of the usual positions of a round that are looked at
 LONG = 64  # rounds for which the positions of a round are chosen
 AHEAD_BYTES = 64 << 10  # of arrays in a round, where the next one is fetched meanwhile (docs/performance.md)
-FEW_ITEMS = 2  # of the usual rows: for more of them other rows gain little, and new sizes should not compile again
+FEW_ITEMS = 8  # of the usual rows: for more of them other rows gain little, and new sizes should not compile again
 Again = tuple[str, Poly, Poly, int]  # a sum that phases make: its name, its elements, their terms, how many phases
 
 

@@ -79,8 +79,9 @@ def test_few_rows_look_ahead_no_further_than_64_KiB(dtype: str, n: int, d: int, 
 @pytest.mark.parametrize(
     ("n", "threads", "rows"),
     [
-        *((12, 1, 0.75), (13, 1, 1), (16, 1, 1), (17, 1, 17 / 16), (32, 1, 2), (33, 1, 1), (48, 1, 1), (49, 1, 4)),
-        *((64, 1, 4), (64, 2, 2), (33, 2, 2), (512, 1, 4), (512, 2, 4), (4096, 2, 4)),
+        *((8, 1, 0.5), (12, 1, 1), (13, 1, 1), (16, 1, 1), (17, 1, 17 / 16), (32, 1, 2), (33, 1, 1), (48, 1, 1)),
+        *((49, 1, 4), (64, 1, 4), (64, 2, 2), (33, 2, 2), (512, 1, 4), (512, 2, 4), (4096, 2, 4)),
+        *((129, 1, 1), (200, 1, 1), (256, 1, 4), (272, 1, 1), (513, 1, 4)),  # a part of an item costs a whole one
     ],
 )
 def test_rows_follow_the_rows_and_the_threads_there_are(n: int, threads: int, rows: float) -> None:
@@ -271,7 +272,7 @@ def kinds(found: tuple[Candidate, ...]) -> Mapping[str, int]:
 
 
 def test_what_is_listed_is_what_runs() -> None:
-    k, sizes = mapped(), {"n": 400, "m": 700, "dk": 64, "dv": 64}
+    k, sizes = mapped(), {"n": 600, "m": 700, "dk": 64, "dv": 64}
     why = k.why(threads=2, **sizes)
     assert {c.kind for c in why.candidates} == {"form", "stored", "keys", "rows"}
     strategy, among = k.tiles_at("as written", sizes, 0, 2, ZEN)

@@ -24,7 +24,7 @@ from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, Whe
 
 ROWS, KEYS = "rows@", "keys@"  # of an item, and of a round, in polynomials
 FUNCTIONS = frozenset(("exp", "exp2", "log", "sqrt", "tanh", "erf"))
-NEAR = 1.1  # candidates that take so many times the least are as fast as it, as far as is known
+NEAR = 1.05  # candidates that take so many times the least are as fast as it, as far as is known
 ALIKE = 0.01  # of that time: what differs by less differs in nothing
 ELEMENTS = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 T = TypeVar("T")
