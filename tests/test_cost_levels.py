@@ -60,6 +60,12 @@ class Case:
         return not self.dtype.endswith(IN_PAIRS) or has_pairs(host(), 16)
 
 
+@pytest.fixture(autouse=True)
+def _usual_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches of the cases are those between which tiles of the usual rows change their regime."""
+    monkeypatch.setattr("moa.candidates.FEW_ITEMS", 2)
+
+
 SHORT = {
     "less": "tile larger", "again": "streamed again", "shared": "shared stays", "some": "shared stays for some items",
     "all": "all stays",
