@@ -36,11 +36,12 @@ cost     kernel, sizes {name: n}, passes, formulas and values (or null) of flops
 cost --why   kernel, sizes {name: n}, threads, machine, candidates [{kind, name, chosen, time_s, waits_s {what: n},
          operations, words, exact, bytes {level: n or null}, reason}], refused [{law, target, reason}]
 measure  kernel, dtype, sizes {name: n}, threads, form, line_bytes, accesses, levels [{capacity_bytes, ways,
-         read_bytes, written_bytes, conflict_bytes (or null), arrays [{name, read_bytes, written_bytes}]}],
+         read_bytes, written_bytes, conflict_bytes (or null),
+         arrays [{name, read_bytes, written_bytes, conflict_bytes (or null)}]}],
          predicted [{capacity_bytes, regime, compulsory_bytes, lower_bound_bytes, conjectured_bound_bytes,
          attainable_bytes, predicted_bytes (or null), at_most, measured_bytes, conflict_bytes, off (or null)}],
          calls [{name, loads, stores, bytes}], spills {stores, loads} (or null), counted {name: n},
-         not_counted {name: reason}, call_s, calls_timed, peak_bytes (or null)
+         not_counted {name: reason}, call_s, calls_timed, peak_bytes (or null), crowded [text]
 tune     kernel, dtype, sizes {name: n}, threads, candidates [{rows, keys, block, map_block, in_lanes,
          time_s, samples}], chosen, interrupted
 verify   kernel, ok, checks [{name, ok, detail}]
@@ -207,7 +208,7 @@ def of_tuned(kernel: Kernel, found: Tuned) -> Answer:
 def of_measured(kernel: Kernel, found: Measured) -> Answer:
     simulated = found.simulated
     keys = ("capacity_bytes", "ways", "read_bytes", "written_bytes", "conflict_bytes")
-    parts = ("name", "read_bytes", "written_bytes")
+    parts = ("name", "read_bytes", "written_bytes", "conflict_bytes")
     return {
         **of_kernel(kernel),
         "dtype": found.dtype,
@@ -233,6 +234,7 @@ def of_measured(kernel: Kernel, found: Measured) -> Answer:
         "call_s": found.time_s,
         "calls_timed": found.timed_calls,
         "peak_bytes": found.peak_bytes,
+        "crowded": list(found.crowded),
     }
 
 

@@ -19,7 +19,8 @@ from moa.pipeline import Packing
 from moa.storage import computed
 
 Array = NDArray[Any]
-PAGE = 4096
+PAGE, LINE_BYTES = 4096, 64
+CROWDED = 8  # lines: a column of rows that are a multiple of so many is in an eighth of the sets of a cache, or fewer
 KEPT_BYTES = 1 << 26  # scratch above this is given back after the call
 JOB_WORDS = 7  # of one phase, as the worker reads them: entry, arguments, items, threads, workspace, its stride, chunk
 FFI = cffi.FFI()
@@ -130,6 +131,13 @@ def scratch(size: int) -> int:
     return held[0]
 
 
+def spread(shape: tuple[int, ...], element_bytes: int) -> tuple[int, ...]:
+    """The shape, its rows a line longer where they are a multiple of CROWDED lines: a column is then in all sets."""
+    if len(shape) < 2 or not shape[-1] or shape[-1] * element_bytes % (CROWDED * LINE_BYTES):
+        return shape
+    return (*shape[:-1], shape[-1] + LINE_BYTES // element_bytes)
+
+
 def prepare(
     packing: Packing,
     built: Any,
@@ -152,6 +160,8 @@ def prepare(
     for a in packing.arrays:
         shapes[a.name] = tuple(evaluate(e, sizes) for e in a.shape)
         dtypes[a.name] = element_dtype(a.kind, computed(dtype) if a.role == "workspace" else dtype)
+        if a.role == "workspace":
+            shapes[a.name] = spread(shapes[a.name], np.dtype(dtypes[a.name]).itemsize)
     with np.errstate(all="ignore"):
         hosts = {k: float(scalar_value(s, {}, {}, params)) for k, s in packing.hosts}
     inputs: list[tuple[int, int, bool]] = []

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from moa.cost.choice import KEYS, ROWS, Lengths, Outlook, Times, best, made_s, through, times_of, word_bytes
+from moa.cost.sets import crowds
 from moa.domains.evaluate import value_of
 from moa.machine import Machine
 from moa.oracle import evaluate
@@ -16,6 +17,7 @@ from moa.poly import Poly, size
 from moa.tile import Strategy
 
 HALVINGS = 2  # of the usual positions of a round that are looked at
+TWELFTHS = (10, 8, 6)  # of them that are taken instead where they crowd the sets of the nearest cache
 LONG = 64  # rounds for which the positions of a round are chosen
 AHEAD_BYTES = 64 << 10  # of arrays in a round, where the next one is fetched meanwhile (docs/performance.md)
 FEW_ITEMS = 8  # of the usual rows: for more of them other rows gain little, and new sizes should not compile again
@@ -26,7 +28,8 @@ Again = tuple[str, Poly, Poly, int]  # a sum that phases make: its name, its ele
 class Candidate:
     """Tiles, or arrays that are stored, and what is waited for with them.
 
-    kind   "rows" of an item, "keys" (positions of a round, with times of one long item), or "stored"
+    kind    "rows" of an item, "keys" (positions of a round, with times of one long item), or "stored"
+    crowds  it would be taken, but for more in one set of the nearest cache than that holds
     """
 
     kind: str
@@ -34,6 +37,7 @@ class Candidate:
     chosen: bool
     times: Times
     strategy: Strategy
+    crowds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,13 @@ class Setting:
     def times(self, s: Strategy, threads: int = 1, long: int = 0) -> Times:
         lengths = Lengths(s.rows, s.keys, not s.rows_in_lanes)
         return times_of(self.outlook, lengths, self.sizes, threads, self.machine, self.dtype, long)
+
+    def crowds(self, s: Strategy) -> bool:
+        """Whether a set of the nearest cache is too small for what nests come back to, as far as is known."""
+        if not s.rows_in_lanes or s.pairs or not self.machine.caches:
+            return False
+        at, word = {**self.sizes, ROWS: s.rows, KEYS: s.keys}, word_bytes(self.dtype)
+        return any(crowds(p.sweeps, at, self.machine.caches[0], word, max(word, 4)) for p in self.outlook.phases)
 
 
 def tiles_at(
@@ -68,7 +79,25 @@ def tiles_at(
     threads = setting.threads if all(s.even for s in phases) else 1
     among = _rows(strategy, rows_there, made) if any(s.rows for s in phases) else [strategy]
     taken = _taken(setting, threads, "rows", among, found)
-    return (taken if strategy.rows_in_lanes else _keys_taken(setting, taken, found)), tuple(found)
+    if not strategy.rows_in_lanes:
+        taken = _keys_taken(setting, taken, found)
+    return spread(setting, taken, found, LONG * usual.keys), tuple(found)
+
+
+def spread(setting: Setting, strategy: Strategy, found: list[Candidate], long: int) -> Strategy:
+    """The tiles, with rounds that are somewhat shorter where these crowd the sets of the nearest cache."""
+    if not setting.crowds(strategy):
+        return strategy
+    width = strategy.width
+    for other in (replace(strategy, keys=strategy.keys * n // 12 // width * width) for n in TWELFTHS):
+        if not other.keys or setting.crowds(other):
+            continue
+        k = next(k for k, c in enumerate(found) if c.kind == "keys" and c.chosen)
+        found[k] = replace(found[k], chosen=False, crowds=True)
+        own = replace(found[k].strategy, keys=other.keys)
+        found.insert(k + 1, Candidate("keys", _text("keys", own), True, setting.times(own, 1, long), own))
+        return other
+    return strategy
 
 
 def _keys_taken(setting: Setting, strategy: Strategy, found: list[Candidate]) -> Strategy:
@@ -125,8 +154,9 @@ def _keys(setting: Setting, strategy: Strategy) -> list[Strategy]:
     steps = (step for s in setting.outlook.phases for r in s.rounds for _, step in r.loops)
     if size(KEYS) not in steps:
         return [strategy]
-    shorter = (strategy.keys >> k for k in range(HALVINGS + 1))
-    found = [replace(strategy, keys=n) for n in shorter if n % strategy.width == 0]
+    width = strategy.width
+    shorter = dict.fromkeys((strategy.keys >> k) // width * width for k in range(HALVINGS + 1))
+    found = [replace(strategy, keys=n) for n in shorter if n]
     if strategy.rows_in_lanes or strategy.rows < 2:
         return found
     near = [s for s in found if _round_bytes(setting, s) <= AHEAD_BYTES]

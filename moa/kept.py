@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from moa import ir
 from moa.cache import keep, recalled
 from moa.cost.choice import Made, Outlook, Rounds, Sketch
+from moa.cost.sets import Part
 from moa.forms import Outline, in_lengths
 from moa.lower import Slot
 from moa.parse import parse, parse_expression, with_kernel
@@ -86,7 +87,7 @@ class Head:
 
 CLASSES = (
     *(ir.Program, ir.Input, ir.Value, ir.Scan, ir.Obligation, ir.Range, ir.At, ir.New, ir.Gather, Span),
-    *(Head, Front, Outline, Packing, Slot, Array, Outlook, Sketch, Rounds, Made, Strategy),
+    *(Head, Front, Outline, Packing, Slot, Array, Outlook, Sketch, Rounds, Made, Part, Strategy),
 )
 
 

@@ -47,6 +47,7 @@ DTYPES: dict[str, Element] = {dtype: STORAGE[computed(dtype)] for dtype in STORA
 BACKENDS = ("llvm", "c", "cuda")
 VECTORS = 4  # row vectors of a work item: with blocks of 4 they make 16 accumulators
 KEYS = {"f64": 96, "f32": 192}
+KEYS_IN_PAIRS = 176  # a tile of half of them and 64 rows leaves room in each set of 32 KiB, and 192 would not
 MOST_CALLS = 256  # shapes whose plans are kept
 LONGEST_BLOCK = 3500  # instructions in one block; with more, fewer rows are computed at once
 SOME_MORE = 1.6  # vectors of rows: up to this many, too, lanes along another axis may cost less
@@ -507,7 +508,8 @@ class Kernel:
         block, precise = 4 * VECTORS // max(vectors, 1), self._element == "f32"
         few = 4 if precise else 1
         pairs = self._pairs(width)
-        return Strategy(width, rows, KEYS[self._element], min(block, 8), few, row=row, inverses=precise, pairs=pairs)
+        keys = KEYS_IN_PAIRS if pairs else KEYS[self._element]
+        return Strategy(width, rows, keys, min(block, 8), few, row=row, inverses=precise, pairs=pairs)
 
     def _pairs(self, width: int) -> Literal["", "exact", "rounded"]:
         """Which products are taken of pairs of bfloat16: none where this machine has no instruction for them."""

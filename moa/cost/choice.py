@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import TypeVar
 
+from moa.cost.sets import Sweep, sweep
 from moa.domains.evaluate import value_of
 from moa.loops import ELEMENT_BYTES
 from moa.machine import Machine, Memory
@@ -92,6 +93,7 @@ class Sketch:
     scratch  words of tiles in scratch
     even     all items have loops of the same lengths, so that lengths of tiles change no result
     made     what could be stored
+    sweeps   what nests inside loops come back to
     """
 
     items: Poly
@@ -100,6 +102,7 @@ class Sketch:
     scratch: Poly
     even: bool
     made: tuple[Made, ...]
+    sweeps: tuple[Sweep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +137,18 @@ def sketch(tiles: Tiles, phase: Phase, keys: int, maps: Mapping[str, Poly]) -> S
             scratch = scratch + product(lengths[a] for a in t.axes)
     found: dict[tuple[tuple[Poly, Poly], ...], Rounds] = {}
     made: list[Made] = []
+    sweeps: dict[Sweep, None] = {}
     for around, s in nests(phase, phase.body, lengths, ()):
+        if around and (found_again := sweep(tiles, s, lengths)):
+            sweeps[found_again] = None
         r = nest(tiles, s, lengths, around)
         found[around] = together(found[around], r) if around in found else r
         made += makes(tiles, phase, s, maps, lengths, around)
     ends = {v for s in every(phase.body) if isinstance(s, Loop) for p in (s.lo, s.hi) for v in p.vars()}
     tested = any(isinstance(s, When | Sift) or (isinstance(s, Nest) and s.bounds) for s in every(phase.body))
     rows = () if row is None else (row.extent,)
-    return Sketch(items, rows, tuple(found.values()), scratch, not ends and not tested, tuple(made))
+    even = not ends and not tested
+    return Sketch(items, rows, tuple(found.values()), scratch, even, tuple(made), tuple(sweeps))
 
 
 def together(a: Rounds, b: Rounds) -> Rounds:

@@ -56,10 +56,12 @@ def reach_atom(a: Atom, env: Mapping[str, Range], sizes: Mapping[str, int]) -> t
             raise Unknown(str(a))
 
 
-def runs(box: Sequence[Range], capacities: Sequence[int], strides: Sequence[int]) -> Iterator[Range]:
-    """The elements of a box in a tile as ranges of addresses."""
+def runs(box: Sequence[Range], capacities: Sequence[int], strides: Sequence[int], gap: int = 0) -> Iterator[Range]:
+    """The elements of a box in a tile as ranges of addresses; rows with at most `gap` elements between them are one."""
     k = len(box)  # axes from here on are one run
-    while k and (k == len(box) or box[k] == (0, capacities[k])):
+    while k and (
+        k == len(box) or (box[k] == (0, capacities[k]) and strides[k - 1] - capacities[k] * strides[k] <= gap)
+    ):
         k -= 1
     outside, inside = range(k), range(k, len(box))
     length = 1 + sum((box[x][1] - box[x][0] - 1) * strides[x] for x in inside)

@@ -450,7 +450,8 @@ class PhaseWalk:
             local.append((start, min(end, capacity)))
         if any(hi <= lo for lo, hi in local):
             return
-        for r in runs(local, place.capacities, place.strides):
+        gap = LINE_BYTES // self.element_bytes - 1
+        for r in runs(local, place.capacities, place.strides, gap):
             yield self.walk.kind(SCRATCH, (lines_of(r, self.element_bytes, place.offset),), a.write)
 
 

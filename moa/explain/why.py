@@ -200,6 +200,8 @@ def lengths_reason(x: Looked, among: tuple[Looked, ...], alone: bool) -> str:
     times, best = (x.times, taken.times) if x.kind != "stored" else (all_of(x.times), all_of(taken.times))
     if x is taken:
         return "takes least time" if x.kind != "stored" else "takes less time"
+    if x.crowds:
+        return "as fast, but a set of the nearest cache is too small for it"
     ratio = times.longest_s / best.longest_s if best.longest_s else 1.0
     return more(ratio) if ratio > NEAR else farther(x.times, taken.times)
 

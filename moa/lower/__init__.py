@@ -11,6 +11,7 @@ from moa.loops import ELEMENT_BYTES, Arg, CallFn, Carried, Const, Element, Fn, F
 from moa.lower.address import Address, Slot, stride
 from moa.lower.barriers import Barriers, touched
 from moa.lower.builder import Block, Builder
+from moa.lower.columns import LINE, in_columns
 from moa.lower.memory import Store
 from moa.lower.nest import NestLowering
 from moa.lower.order import OrderLowering, made_whole, order_bytes
@@ -22,7 +23,6 @@ from moa.tiles import Array, Loop, Nest, Phase, Sift, Tiles, TileStmt, When, nes
 
 __all__ = ["Lowered", "Slot", "lower"]
 
-LINE = 64
 BANK_BYTES = 16  # that rows of tiles are longer for threads, so that a column is spread over the banks
 SKEW = 320  # bytes between tiles, so that no two streams are a multiple of 4 KiB apart
 KIND_ELEMENT: dict[str, Element] = {"i": "i64", "b": "u8"}
@@ -156,6 +156,7 @@ class PhaseLowering:
         size = ELEMENT_BYTES[dtype]
         line = max(LINE, width * size)
         self.places = places(phase)
+        columns = frozenset() if warps else in_columns(phase, size)
         shared: dict[int, Poly] = {}
         at = const(room_bytes(phase, width, size, warps)) + order_bytes(phase)
         for t in phase.tiles:
@@ -166,8 +167,11 @@ class PhaseLowering:
                 capacity = phase.axis(axis).capacity
                 if axis == t.pairs:
                     capacity = (capacity + 1) // 2
-                row_pad = BANK_BYTES // size if warps and len(t.axes) > 1 else 0
-                step = step * (rounded(capacity, width) + row_pad if k == 0 else capacity)
+                if k == 0 and t.name in columns:
+                    capacity = odd(capacity, line // size)
+                elif k == 0:
+                    capacity = rounded(capacity, width) + (BANK_BYTES // size if warps and len(t.axes) > 1 else 0)
+                step = step * capacity
             strides[t.name] = tuple(reversed(steps))
             if t.space == "block":
                 continue
@@ -331,6 +335,11 @@ def room_bytes(phase: Phase, width: int, size: int, warps: int) -> int:
     vectors = max(1, max((a.step for a in phase.axes if a.role == "item"), default=1) // width)
     most = max((len(n.statements) for n in nests(phase.body)), default=1)
     return warps * vectors * most * width * size
+
+
+def odd(p: Poly, line: int) -> Poly:
+    """p rounded up to an odd number of lines: a column of such rows is in all sets of a cache alike."""
+    return rounded(p - line, 2 * line) + line
 
 
 def rounded(p: Poly, multiple: int) -> Poly:

@@ -15,11 +15,12 @@ from moa.expand import expand
 from moa.machine import Machine, Memory
 from moa.markup import table
 from moa.measure.counters import Counters, counted
+from moa.measure.crowded import crowded
 from moa.measure.here import caches_here
 from moa.measure.hierarchy import Geometry
 from moa.measure.inputs import arguments, sizes_of
 from moa.measure.runs import median_s, peak_bytes
-from moa.measure.simulated import Simulated, simulate, variant_of
+from moa.measure.simulated import Part, Simulated, SimulatedLevel, simulate, variant_of
 from moa.measure.spills import Spills, spills
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Measured:
     caches    where the description of the caches is from
     spills    vector instructions that use the stack: not among the accesses of `simulated`. None where not known
     peak_bytes   memory that a call added, or None for the `peak_reason`
+    crowded      where conflicts are much: given arrays that have a part in them by their strides
     """
 
     name: str
@@ -51,6 +53,7 @@ class Measured:
     timed_calls: int
     peak_bytes: int | None
     peak_reason: str
+    crowded: tuple[str, ...] = ()
 
     @property
     def levels(self) -> Any:
@@ -68,10 +71,9 @@ class Measured:
         predicted = self.predicted or (None,) * len(self.simulated.levels)
         for level, model in zip(self.simulated.levels, predicted, strict=True):
             ways = f", {level.ways} ways" if level.ways else ""
-            conflicts = "" if level.conflict_bytes is None else f"{level.conflict_bytes:,}"
             title = f"{size(level.capacity_bytes)}{ways}"
-            out.append((title, f"{level.read_bytes:,}", f"{level.written_bytes:,}", conflicts, *beside_texts(model)))
-            out += [(f"  {p.name}", f"{p.read_bytes:,}", f"{p.written_bytes:,}", "", "", "") for p in level.arrays]
+            out.append((title, *counts(level), *beside_texts(model)))
+            out += [(f"  {p.name}", *counts(p), "", "") for p in level.arrays]
         return out
 
     def notes(self) -> list[tuple[str, str]]:
@@ -80,6 +82,7 @@ class Measured:
             f"{self.simulated.accesses:,} loads and stores, lines of {self.simulated.line_bytes} bytes, empty caches"
         )
         out = [("simulated", f"{calls}; caches of {self.caches}")]
+        out += [("conflicts", text) for text in self.crowded]
         if self.spills is not None:
             kept = f"{self.spills.stores} vector stores to the stack and {self.spills.loads} uses of it in the code"
             out.append(("spills", f"{kept}, not in the table"))
@@ -105,6 +108,12 @@ class Measured:
 
     def _repr_html_(self) -> str:
         return table(self.title, ("bytes beyond", *HEAD[1:]), self.moves()) + table("", (), self.notes())
+
+
+def counts(x: Part | SimulatedLevel) -> tuple[str, str, str]:
+    """What is read, written, and moved by conflicts."""
+    conflicts = "" if x.conflict_bytes is None else f"{x.conflict_bytes:,}"
+    return f"{x.read_bytes:,}", f"{x.written_bytes:,}", conflicts
 
 
 def beside_texts(level: Level | None) -> tuple[str, str]:
@@ -162,9 +171,9 @@ def measure(
     sizes, kept = sizes_of(kernel, values), spilled(kernel, values, threads)
     now("predicting")
     model = predicted(kernel, values, sizes, simulated, line_bytes)
-    return Measured(
-        kernel.name, kernel.dtype, sizes, described, simulated, model, counters, kept, time_s, calls, peak, reason
-    )
+    by_strides = crowded(simulated.levels, {p.name: v for p, v in zip(kernel._parameters, values, strict=True)})
+    about = kernel.name, kernel.dtype, sizes, described, simulated, model, counters, kept
+    return Measured(*about, time_s, calls, peak, reason, by_strides)
 
 
 def predicted(

@@ -30,11 +30,12 @@ Progress = Callable[[int, int], None]  # items done, items in all
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What moved of one array, in bytes."""
+    """What moved of one array, in bytes; conflict_bytes as in `SimulatedLevel`."""
 
     name: str
     read_bytes: int
     written_bytes: int
+    conflict_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +198,16 @@ def told(caches: Hierarchy, variant: Variant, wall_s: float) -> Simulated:
     by_sets = caches.moved_by_sets() or (None,) * len(caches.levels)
     levels = []
     for g, full, sets in zip(caches.levels, caches.moved(), by_sets, strict=True):
-        arrays = tuple(
-            Part(name, int(full.read[k]) * line, int(full.written[k]) * line) for k, name in enumerate(caches.names)
-        )
+        arrays = tuple(part(name, k, full, sets, line) for k, name in enumerate(caches.names))
         read, written = (sum(getattr(p, f"{way}_bytes") for p in arrays) for way in ("read", "written"))
-        beyond = None if sets is None else lines_of(sets) * line - read - written
+        beyond = None if sets is None else sum(p.conflict_bytes or 0 for p in arrays)
         levels.append(SimulatedLevel(g.capacity_bytes, g.ways, read, written, beyond, arrays))
     calls = tuple(caches.calls().items())
     return Simulated(tuple(levels), calls, line, caches.threads, variant.form, wall_s)
 
 
-def lines_of(moved: Moved) -> int:
-    return int(moved.read.sum() + moved.written.sum())
+def part(name: str, k: int, full: Moved, sets: Moved | None, line_bytes: int) -> Part:
+    """What moved of array k."""
+    read, written = int(full.read[k]) * line_bytes, int(full.written[k]) * line_bytes
+    by_sets = None if sets is None else int(sets.read[k] + sets.written[k]) * line_bytes
+    return Part(name, read, written, None if by_sets is None else by_sets - read - written)
