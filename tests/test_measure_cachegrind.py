@@ -21,7 +21,7 @@ HERE = os.uname().machine == "x86_64" and shutil.which("valgrind") and COMPILER
 pytestmark = pytest.mark.skipif(not HERE, reason="valgrind or a C compiler is missing, or this is no x86")
 SIZES = {  # in the order of the parameters of the emitted functions
     "attention": {"n": 100, "dk": 32, "m": 300, "dv": 32},
-    "causal": {"n": 203, "dk": 24, "dv": 24},
+    "causal": {"n": 203, "dk": 32, "dv": 32},
     "window": {"n": 300, "dk": 24, "dv": 24, "w": 40},
 }
 MAIN = """
@@ -44,7 +44,9 @@ int main(void) {
     return @NAME@(@ARGUMENTS@, workspace, bytes);
 }
 """
-CAPACITY = 32 << 10
+CAPACITY, ALL, LINE = 32 << 10, 1 << 20, 64
+FEW = 64  # lines of stack and constants
+WITHIN = 0.02
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,17 +88,17 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-def counted(path: Path, source: str) -> dict[str, int]:
-    """The events of all lines of one source file."""
+def counted(path: Path) -> dict[str, int]:
+    """The events of the functions of a kernel, and of what is inlined into them: loads are, by intrinsics."""
     names: list[str] = []
     total: dict[str, int] = {}
     inside = False
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        word, _, rest = line.partition("=" if line[:3] in ("fl=", "fi=", "fe=") else ":")
+        word, _, rest = line.partition(":" if line.startswith("events") else "=")
         if word == "events":
             names = rest.split()
-        elif word in ("fl", "fi", "fe"):
-            inside = Path(rest).name == source
+        elif word == "fn":
+            inside = rest.startswith("moa_")
         elif inside and line[:1].isdigit():
             for name, value in zip(names, line.split()[1:], strict=False):
                 total[name] = total.get(name, 0) + int(value)
@@ -105,9 +107,10 @@ def counted(path: Path, source: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_cachegrind_sees_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines that are read into a cache of 32 KiB, fully associative, within 3 %.
+    """Lines that are read into a cache of 32 KiB, fully associative, within 2 %.
 
-    Cachegrind sees constants and what compilers put on the stack too, and loads in the order of the compiler.
+    Cachegrind sees constants too, and what compilers put on the stack. How many lines these are tells a second cache,
+    which holds all. They take room in the first one: some number of lines up to theirs, as many as are in use at once.
     """
     narrow(monkeypatch)
     sizes = SIZES[name]
@@ -116,10 +119,16 @@ def test_cachegrind_sees_the_same(name: str, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "main.c").write_text(main_of(name, sizes), encoding="ascii")
     flags = ("-O1", "-g", "-mavx2", "-mfma", "-I", "out")
     run(COMPILER, *flags, "-o", "main", "main.c", f"out/{name}.c", "-lm", cwd=tmp_path)
-    simulated = simulate(kernel, arguments(kernel, (), sizes), [CAPACITY])
-    caches = ("--cache-sim=yes", f"--D1={CAPACITY},{CAPACITY // 64},64", "--LL=1048576,16,64")
+    caches = ("--cache-sim=yes", f"--D1={CAPACITY},{CAPACITY // LINE},{LINE}", f"--LL={ALL},16,{LINE}")
     run("valgrind", "--tool=cachegrind", *caches, "--cachegrind-out-file=found", "./main", cwd=tmp_path)
-    found = counted(tmp_path / "found", f"{name}.c")
+    found = counted(tmp_path / "found")
+    values = arguments(kernel, (), sizes)
+    whole = simulate(kernel, values, [CAPACITY, ALL])
+    others = found["DLmr"] + found["DLmw"] - whole.levels[1].read_bytes // LINE
+    assert 0 <= others <= FEW, "lines that hold no array"
     lines = found["D1mr"] + found["D1mw"]
-    assert lines * 64 == pytest.approx(simulated.levels[0].read_bytes, rel=0.03)
-    assert simulated.accesses <= found["Dr"] + found["Dw"]
+    seen = {
+        k: simulate(kernel, values, [CAPACITY - k * LINE]).levels[0].read_bytes // LINE for k in range(0, others, 4)
+    }
+    assert any(lines == pytest.approx(others + n, rel=WITHIN) for n in seen.values()), (lines, others, seen)
+    assert whole.accesses <= found["Dr"] + found["Dw"]
