@@ -106,6 +106,12 @@ CASES = {
         "linear", "24 less 64 less 256 shared 600 shared 1024 shared 2048 all", form=CHUNKS, n=900, dk=32, dv=32
     ),
     "stored tails": case("linear", "64 less 256 shared 512 shared 1536 all", form=CHUNKS, n=701, dk=32, dv=40),
+    "vectors of rows": case("causal", "16 less 24 less 48 less 64 less", n=300, dk=64, dv=64),
+    "float64 below a tile": case(
+        "gqa", "9 less 13 less 16 less 18 less 20 less", (), "float64", b=1, g=1, r=1, n=200, m=209, dk=64, dv=64
+    ),
+    "few rows": case("attention", "16 less 20 less", (2,), f"bfloat16{IN_PAIRS}", n=15, m=792, dk=16, dv=64),
+    "linear with wide rows": case("linear", "18 less 20 less 22 less 26 less", form="as w", n=200, dk=80, dv=80),
     "stored parts": case(
         "attention", "64 less 344 some 400 shared 640 shared 1280 all", form=PARTS, n=192, m=1100, dk=64, dv=64
     ),

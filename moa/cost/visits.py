@@ -97,7 +97,7 @@ class Place:
 class Access:
     """A load or store in a nest, of an array or of a tile in its place.
 
-    lanes     the axis of rows that is in the lanes: in all of its capacity, or in one vector of it
+    lanes     the axis of rows that is in the lanes: in all of its capacity, or in vectors of it one by one
     absolute  the variables whose values decide what is visited
     relative  those of which positions inside the tile do
     known     the visits that it was so far
@@ -119,12 +119,14 @@ class Statement:
     """A statement of a nest: what it loads and then stores in each block, `over` being reduced inside the block.
 
     across  whether it reduces over the blocks too: then its target is in registers until the end
+    start   what such a target is loaded from before the first block
     """
 
     over: tuple[str, ...]
     read: tuple[Access, ...]
     written: tuple[Access, ...]
     across: bool
+    start: tuple[Access, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +315,9 @@ class PhaseWalk:
         """How a nest is walked: values of tiles that are written in it stay in registers."""
         made = {s.target.args for s in nest.statements}
         loops = {a for a, _ in nest.loops}
-        rows = (nest.lane if nest.lane == self.row else None, nest.bounds is not None)
+        around = self.loops(nest)
+        one_vector = nest.bounds is not None or any(a == nest.lane for a, _ in around)
+        rows = (nest.lane if nest.lane == self.row else None, one_vector)
         statements = []
         for s in nest.statements:
             value, over = s.value, s.over if isinstance(s, Reduce) else ()
@@ -324,17 +328,20 @@ class PhaseWalk:
             inside = tuple(a for a in over if a not in loops and a != nest.lane)
             target, index = s.target.args
             written = tuple(self.access(target, index, True, *rows))
-            statements.append(Statement(inside, read, written, any(a in loops for a in over)))
+            across = any(a in loops for a in over)
+            begins = across and isinstance(s, Reduce) and not s.fresh and nest.lane not in over
+            start = tuple(self.access(target, index, False, *rows)) if begins else ()
+            statements.append(Statement(inside, read, written, across, start))
         accesses = [a for s in statements for a in (*s.read, *s.written)]
         absolute = {v for a in accesses for v in a.absolute}
-        relative = {a for a, _ in self.loops(nest)} | {a for s in statements for a in s.over}
+        relative = {a for a, _ in around} | {a for s in statements for a in s.over}
         relative |= {v for a in accesses for v in a.relative}
         bounds = nest.bounds
         if bounds is not None:
             used = {a.name.removesuffix("@0") for p in (bounds.lo, bounds.hi) for a in p.atoms() if a.kind == "var"}
             absolute |= {bounds.axis, str(nest.lane)} | {v for v in used if not v.endswith("@v")}
         ordered = (tuple(sorted(absolute)), tuple(sorted(relative - absolute)))
-        return Blocks(self.loops(nest), bounds, nest.lane, tuple(statements), *ordered)
+        return Blocks(around, bounds, nest.lane, tuple(statements), *ordered)
 
     def loops(self, nest: Nest) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The loops of a nest: vectors of lanes are one too, but where all rows are in them, or lanes are summed."""
@@ -389,10 +396,12 @@ class PhaseWalk:
     def rounds(self, b: Blocks, env: Env, outer: Env) -> Iterator[int]:
         """The visits of all statements for each block; `outer` has the origins of tiles."""
         names = [a for a, _ in b.loops]
+        for a in (a for s in b.statements for a in s.start):
+            yield from self.visit(a, env, outer)
         for at in itertools.product(*(blocks(env[a], sizes) for a, sizes in b.loops)):
             here = {**env, **dict(zip(names, at, strict=True))}
             for s in b.statements:
-                for part in itertools.product(*(chunks(env[a], CHUNK) for a in s.over)):
+                for part in itertools.product(*(pieces(env[a], CHUNK) for a in s.over)):
                     inside = {**here, **dict(zip(s.over, part, strict=True))} if s.over else here
                     for a in s.read:
                         yield from self.visit(a, inside, outer)
@@ -442,7 +451,8 @@ class PhaseWalk:
             lo, hi = reach(p, env, self.sizes)
             first = outer[axis][0] if self.origin(axis) else 0
             if axis == a.lanes and p.as_var() == axis and axis != place.pairs:
-                local.append((lo - first, lo - first + self.width) if a.one_vector else (0, capacity))
+                vectors = -(-(hi - lo + 1) // self.width)
+                local.append((lo - first, lo - first + vectors * self.width) if a.one_vector else (0, capacity))
                 continue
             start, end = max(lo - first, 0), hi - first + 1
             if axis == place.pairs:
@@ -453,6 +463,16 @@ class PhaseWalk:
         gap = LINE_BYTES // self.element_bytes - 1
         for r in runs(local, place.capacities, place.strides, gap):
             yield self.walk.kind(SCRATCH, (lines_of(r, self.element_bytes, place.offset),), a.write)
+
+
+def pieces(r: Range, size: int) -> list[Range]:
+    """Chunks, each as its first position and the rest of it: what is come back to lies between lines that are new."""
+    out = []
+    for lo, hi in chunks(r, size):
+        out.append((lo, lo + 1))
+        if hi > lo + 1:
+            out.append((lo + 1, hi))
+    return out
 
 
 def lines_of(r: Range, element_bytes: int, offset: int) -> Range:
