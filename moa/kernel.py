@@ -508,7 +508,7 @@ class Kernel:
         block, precise = 4 * VECTORS // max(vectors, 1), self._element == "f32"
         few = 4 if precise else 1
         pairs = self._pairs(width)
-        keys = KEYS_IN_PAIRS if pairs else KEYS[self._element]
+        keys = KEYS_IN_PAIRS if pairs and not few_rows else KEYS[self._element]
         return Strategy(width, rows, keys, min(block, 8), few, row=row, inverses=precise, pairs=pairs)
 
     def _pairs(self, width: int) -> Literal["", "exact", "rounded"]:

@@ -63,7 +63,7 @@ def test_conflicts_are_few(name: str) -> None:
     program, dtype, form, sizes = CONFLICTS[name]
     kernel = made(str(EXAMPLES / f"{program}.moa"), None, dtype)
     with mock.patch("moa.kernel.chosen", partial(formed, form)):
-        levels = simulate(kernel, arguments(kernel, (), sizes), [32 << 10, 1 << 20], [8, 8]).levels
+        levels = simulate(kernel, arguments(kernel, (), sizes), [32 << 10], [8]).levels
     for level in levels:
         assert level.conflict_bytes is not None and level.conflict_bytes < 0.1 * level.moved_bytes
 
