@@ -16,7 +16,6 @@ from moa.candidates import Candidate, Setting, spread
 from moa.cost.choice import Times
 from moa.cost.sets import reached
 from moa.domains.evaluate import value_of
-from moa.explain import last
 from moa.forms import chosen
 from moa.given import made
 from moa.lower import odd
@@ -40,9 +39,8 @@ def test_an_odd_number_of_lines() -> None:
 def test_what_is_visited_by_columns(program: str, found: set[str]) -> None:
     """A loop over vectors of rows comes back to the column of one of them; without it whole rows are visited."""
     kernel = made(str(EXAMPLES / f"{program}.moa"), None, "float32")
-    kernel(*arguments(kernel, (), {k: 300 if k in ("n", "m") else 64 for k in kernel._names()}))
-    placed = last(kernel)[2]
-    assert placed is not None
+    sizes = {k: 300 if k in ("n", "m") else 64 for k in kernel._names()}
+    placed = kernel.placed_at(sizes, "as written", kernel.strategy_for(300))
     (phase,) = placed.tiles.phases
     assert in_columns(phase, 4) == found
 
