@@ -23,8 +23,8 @@ SCALARS = r"""
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
-/* GCC 12 has been seen to vectorise a loop of scalars around vectors, and to choose induction variables, wrongly */
-#pragma GCC optimize("fp-contract=off", "no-tree-vectorize", "no-ivopts")
+/* GCC 12 has been seen to vectorise a loop of scalars around vectors wrongly */
+#pragma GCC optimize("fp-contract=off", "no-tree-vectorize")
 #if defined(__AVX512F__)
 /* as tuned for other processors it keeps addresses in vector registers, from where each round of a loop fetches them */
 #pragma GCC target("tune=skylake-avx512")
@@ -36,7 +36,12 @@ SCALARS = r"""
 #error "this file must not be compiled with -ffast-math"
 #endif
 #define MOA_HELPER static inline __attribute__((unused))
+#if defined(__clang__)
 #define MOA_NEST __attribute__((noinline))
+#else
+/* GCC 12 took functions to be pure whose stores it had given addresses by induction variables, and lost their results */
+#define MOA_NEST __attribute__((noipa))
+#endif
 """
 
 HELPERS = r"""
