@@ -418,11 +418,15 @@ def test_many_threads_compile_one_variant() -> None:
 
 
 def test_new_sizes_do_not_compile_again(kernel: Kernel) -> None:
-    kernel(*arrays(n=100, m=50))
+    """Up to eight items of the usual rows there are three numbers of rows to choose among, beyond that it is one."""
+    kernel(*arrays(n=300, m=50))
     count = len(kernel._variants)
-    for n, m in ((101, 50), (300, 7), (129, 1000)):
+    for n, m in ((301, 50), (600, 7), (329, 1000)):
         kernel(*arrays(n=n, m=m))
     assert len(kernel._variants) == count
+    for n in (100, 101, 129, 140, 200, 250):
+        kernel(*arrays(n=n, m=50))
+    assert len(kernel._variants) <= count + 3
 
 
 PEAK = """
