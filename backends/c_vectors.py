@@ -39,7 +39,7 @@ SCALARS = r"""
 #if defined(__clang__)
 #define MOA_NEST __attribute__((noinline))
 #else
-/* GCC 12 took functions to be pure whose stores it had given addresses by induction variables, and lost their results */
+/* GCC 12 took functions that store by induction variables to be pure, and lost what they make */
 #define MOA_NEST __attribute__((noipa))
 #endif
 """

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-for fixed in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # BLAS chooses for this processor, as it would by itself
-    os.environ.pop(fixed, None)
-os.environ["MOA_TUNED"] = "0"  # what was tuned on this machine before is not what the model chooses
+if __name__ == "__main__":  # before NumPy is loaded; who imports this keeps its environment
+    for fixed in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # BLAS chooses for this processor, as it would by itself
+        os.environ.pop(fixed, None)
+    os.environ["MOA_TUNED"] = "0"  # what was tuned on this machine before is not what the model chooses
 
 from rich.console import Console  # noqa: E402
 from rich.status import Status  # noqa: E402

@@ -76,12 +76,14 @@ def tiles_at(
     if strategy.rows_in_lanes:
         strategy = _keys_taken(setting, strategy, found)
     phases = setting.outlook.phases
-    threads = setting.threads if all(s.even for s in phases) else 1
     among = _rows(strategy, rows_there, made) if any(s.rows for s in phases) else [strategy]
-    taken = _taken(setting, threads, "rows", among, found)
     if not strategy.rows_in_lanes:
-        taken = _keys_taken(setting, taken, found)
-    return spread(setting, taken, found, LONG * usual.keys), tuple(found)
+        return _keys_taken(setting, _taken(setting, 1, "rows", among, found), found), tuple(found)
+    alone = best([(s, setting.times(s)) for s in among])  # threads must not change results, as rounds do
+    keys = spread(setting, alone, found, LONG * usual.keys).keys
+    threads = setting.threads if all(s.even for s in phases) else 1
+    taken = _taken(setting, threads, "rows", [replace(s, keys=keys) for s in among], found)
+    return taken, tuple(found)
 
 
 def spread(setting: Setting, strategy: Strategy, found: list[Candidate], long: int) -> Strategy:

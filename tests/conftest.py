@@ -50,6 +50,7 @@ def no_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("MOA_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("MOA_CACHE", "0")
         patch.setenv("MOA_MACHINE", "zen4-server")
+        patch.delenv("MOA_TUNED", raising=False)
         yield
 
 

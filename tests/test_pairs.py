@@ -30,7 +30,7 @@ from moa.verify.expected import compared, expected
 HOST = host()
 PORTABLE = replace(HOST, features=HOST.features.replace("+avx512bf16", "-avx512bf16"))
 ITEMS = 64
-SEEDS = range(24)
+SEEDS = (*range(24), 264)  # the last one has rows in lanes that end before a vector does
 SPECIAL = [
     0.0,
     -0.0,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 import moa
-import moa.cache
 from moa import tune as tuning
 from moa.candidates import neighbours
 from moa.cli import app
@@ -57,10 +53,13 @@ def test_every_candidate_computes_the_same(n: int) -> None:
         assert np.abs(kernel._call_by(values, 1, s).run(values) - want).max() < 2e-6, s
 
 
-def what_won() -> None:
-    """The body of the test below, for a process of its own."""
-    moa.cache.made_by = lambda: "this version"  # sources may change while the tests run
-    tuning.sampled = wins(2)
+def test_what_won_is_used_by_calls_of_its_class_and_in_other_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("MOA_CACHE", "1")
+    monkeypatch.setattr("moa.cache.made_by", lambda: "this version")  # sources may change while the tests run
+    monkeypatch.setattr(tuning, "sampled", wins(2))
     kernel, arrays = made(), given(70, 301)
     kernel(*arrays)
     found = kernel.tune(*arrays)
@@ -71,17 +70,10 @@ def what_won() -> None:
         assert list(k._variants)[-1][-1] == best
         k(*given(80, 800))  # of another class
         assert list(k._variants)[-1][-1] == found.candidates[0].strategy
-    os.environ["MOA_TUNED"] = "0"
+    monkeypatch.setenv("MOA_TUNED", "0")
     other = made()
     other(*arrays)
     assert list(other._variants)[-1][-1] == found.candidates[0].strategy
-
-
-def test_what_won_is_used_by_calls_of_its_class_and_in_other_kernels(tmp_path: Path) -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_tune; test_tune.what_won()"
-    env = {**os.environ, "MOA_CACHE_DIR": str(tmp_path), "MOA_CACHE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_not_kept_is_used_here_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,8 @@ class Pairs(Values):
     def in_vectors(self, s: Scalar) -> bool:
         """Whether whole vectors of an array lie along the lanes, all inside of it."""
         array, index = s.args
-        return self.tail is None and self.unit(array, index) and self.inside(index[-1], self.store.shapes[array][-1])
+        whole = self.tail is None and not self.rows
+        return whole and self.unit(array, index) and self.inside(index[-1], self.store.shapes[array][-1])
 
     def bits(self, pointer: Arg, at: Arg) -> Arg:
         return self.b.here("i", "load", pointer, at, attrs=("bf16", False))
