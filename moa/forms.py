@@ -44,6 +44,7 @@ MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
 LENGTHS = (32, 64, 128, 256)  # of chunks that are looked at
 MANY = 1 << 30  # items of a system without traversals: its work is divided anywhere
 MARGIN = 0.8  # of most forms: their operations are of another kind than those of the form as written
+CLEARLY = 0.9  # of the time of others, for forms in chunks: what is read inside them may have to be made again
 WITHIN = "within@"  # how often what stands inside chunks is counted, in polynomials
 
 
@@ -160,7 +161,12 @@ def chosen(
     if not others:
         return first
     times = {f.name: f.time_s(sizes, threads, machine, dtype) for f in forms}
-    faster = [f for f in others if times[f.name] < f.margin * times[first.name]]
+    least = min((times[f.name] for f in forms if f.weight != "chunk"), default=0.0)
+    faster = [
+        f
+        for f in others
+        if times[f.name] < f.margin * times[first.name] and (f.weight != "chunk" or times[f.name] < CLEARLY * least)
+    ]
     return min(faster, key=lambda f: times[f.name], default=first)
 
 

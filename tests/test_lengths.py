@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -17,7 +19,7 @@ from programs import Case, listed
 import moa
 from moa.cost import cost
 from moa.explain import last
-from moa.forms import LENGTHS, Form, in_lengths
+from moa.forms import LENGTHS, Form, chosen, in_lengths
 from moa.given import made
 from moa.machine import Machine, machine_of
 from moa.measure import simulate
@@ -136,3 +138,14 @@ def test_what_is_predicted_of_a_length_is_what_caches_see(length: int) -> None:
     predicted = cost(last(k)[0], placed, machine, "float32", **FEW).levels
     for level, x in zip(predicted, moved, strict=True):
         assert level.predicted_bytes == pytest.approx(x.moved_bytes, rel=0.02), level.name
+
+
+@pytest.mark.parametrize("share, name", [(0.95, "carried"), (0.85, "in chunks")])
+def test_chunks_are_taken_where_they_are_clearly_faster(share: float, name: str) -> None:
+    """Within a tenth of another form they are not: what is read inside of chunks may have to be made again."""
+
+    def form(name: str, weight: str, seconds: float) -> Any:
+        return SimpleNamespace(name=name, weight=weight, margin=0.8, time_s=lambda *at: seconds)
+
+    forms = (form("as written", "step", 9.0), form("carried", "step", 1.0), form("in chunks", "chunk", share))
+    assert chosen(forms, {}).name == name
