@@ -358,6 +358,13 @@ def var(name: str) -> Poly:
     return atom("var", name)
 
 
+def product(factors: Iterable[Poly]) -> Poly:
+    out = const(1)
+    for f in factors:
+        out = out * f
+    return out
+
+
 def size(name: str) -> Poly:
     return atom("size", name)
 

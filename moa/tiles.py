@@ -257,18 +257,22 @@ class Tiles:
         return "\n".join(out)
 
 
+def every(body: Iterable[TileStmt]) -> Iterator[TileStmt]:
+    """The statements, and those inside each of them after it."""
+    for s in body:
+        yield s
+        match s:
+            case Loop():
+                yield from every(s.body)
+            case When():
+                yield from every((*s.body, *s.other))
+            case Sift():
+                yield from every((*s.every, *s.some))
+
+
 def nests(body: Iterable[TileStmt]) -> Iterator[Nest]:
     """Every nest in the statements and those inside them."""
-    for s in body:
-        match s:
-            case Nest():
-                yield s
-            case Loop():
-                yield from nests(s.body)
-            case When():
-                yield from nests((*s.body, *s.other))
-            case Sift():
-                yield from nests((*s.every, *s.some))
+    return (s for s in every(body) if isinstance(s, Nest))
 
 
 def statements(body: Iterable[TileStmt]) -> Iterator[Map | Reduce]:
@@ -317,6 +321,6 @@ def conds_text(conds: tuple[Cond, ...]) -> str:
 # fmt: off
 __all__ = [
     "Array", "ArrayInput", "Axis", "Bounds", "Loop", "Map", "Nest", "Phase", "Placed", "Reduce", "Sift", "Sorted",
-    "Tile", "TileAxis", "Tiles", "When", "nests", "statements",
+    "Tile", "TileAxis", "Tiles", "When", "every", "nests", "statements",
 ]
 # fmt: on

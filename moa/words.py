@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from moa.laws.algebra import reads
 from moa.laws.assemble import defines, reads_of
 from moa.normal import Axis, Eq, Fold, Normal, Recurrence
-from moa.poly import Poly, const
+from moa.poly import Poly, const, product
 from moa.tile import parallel
 
 
 def memory_words(normal: Normal) -> tuple[Poly, tuple[Poly, Poly]]:
     """(words through memory, (words held in recurrences from step to step, words touched in all steps together))."""
-    arrays = {p.name: _product(p.shape) for p in normal.inputs}
+    arrays = {p.name: product(p.shape) for p in normal.inputs}
     total, held, touched = const(0), const(0), const(0)
     for name, points in _made(normal):
         arrays[name] = points
@@ -108,11 +108,4 @@ def _of_steps(r: Recurrence) -> set[str]:
 
 
 def _points(outer: Iterable[Axis]) -> Poly:
-    return _product(extent for _, extent in outer)
-
-
-def _product(factors: Iterable[Poly]) -> Poly:
-    out = const(1)
-    for f in factors:
-        out = out * f
-    return out
+    return product(extent for _, extent in outer)

@@ -18,7 +18,7 @@ from moa.pipeline import Placed, place
 from moa.poly import const, var
 from moa.text import MoaError
 from moa.tile import Strategy
-from moa.tiles import Loop, Map, Nest, Reduce, Tile, TileStmt, When
+from moa.tiles import Loop, Map, Nest, Reduce, Tile, nests
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 WIDE = Strategy(32, 64, 64, 8, 8, 32, 8, True)
@@ -34,17 +34,6 @@ def placed(name: str, strategy: Strategy = WIDE) -> Placed:
     d = moa.compile(EXAMPLES / f"{name}.moa").derivation
     own = {p.name for p in d.program.inputs} | set(d.streamed.outputs) | stored(d)
     return place(d, strategy, "f32", {"dk": 64, "dv": 64}, frozenset(own))
-
-
-def nests(body: tuple[TileStmt, ...]) -> Iterator[Nest]:
-    for s in body:
-        match s:
-            case Nest():
-                yield s
-            case Loop():
-                yield from nests(s.body)
-            case When():
-                yield from nests(s.body + s.other)
 
 
 def statements(body: tuple[Stmt, ...]) -> Iterator[Stmt]:

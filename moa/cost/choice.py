@@ -8,7 +8,7 @@ before each call; `moa cost --why` has the words and bytes of the walk beside it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import TypeVar
@@ -20,8 +20,8 @@ from moa.machine import Machine, Memory
 from moa.naming import flops as scalar_flops
 from moa.normal import Eq, Normal, Scalar, loads
 from moa.ops import OPERATORS
-from moa.poly import Atom, Poly, const, minimum, size
-from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When
+from moa.poly import Atom, Poly, const, minimum, product, size
+from moa.tiles import Loop, Map, Nest, Phase, Reduce, Sift, Tiles, TileStmt, When, every
 
 ROWS, KEYS = "rows@", "keys@"  # of an item, and of a round, in polynomials
 FUNCTIONS = frozenset(("exp", "exp2", "log", "sqrt", "tanh", "erf"))
@@ -153,25 +153,6 @@ def sketch(tiles: Tiles, phase: Phase, keys: int, maps: Mapping[str, Poly]) -> S
 
 def together(a: Rounds, b: Rounds) -> Rounds:
     return Rounds(a.loops, a.flops + b.flops, a.functions + b.functions, a.touched + b.touched, a.streamed + b.streamed)
-
-
-def product(factors: Iterable[Poly]) -> Poly:
-    out = const(1)
-    for f in factors:
-        out = out * f
-    return out
-
-
-def every(stmts: Iterable[TileStmt]) -> Iterator[TileStmt]:
-    for s in stmts:
-        yield s
-        match s:
-            case Loop():
-                yield from every(s.body)
-            case When():
-                yield from every((*s.body, *s.other))
-            case Sift():
-                yield from every((*s.every, *s.some))
 
 
 Around = tuple[tuple[Poly, Poly], ...]

@@ -14,7 +14,7 @@ from math import ceil, gcd
 from moa.domains.evaluate import value_of
 from moa.machine import Memory
 from moa.normal import Index, loads
-from moa.poly import Poly, const
+from moa.poly import Poly, const, product
 from moa.tiles import Nest, Reduce, Tiles
 
 LINE_BYTES = 64
@@ -61,15 +61,13 @@ def part_of(tiles: Tiles, name: str, index: Index, along: str, lengths: Mapping[
         return None
     if along in used[-1]:
         stride = const(0) if array is None else array.shape[-1]
-        return Part(const(0), product(lengths, used[:-1]), stride, array is not None)
-    return Part(product(lengths, used), const(0), const(0), array is not None)
+        return Part(const(0), points(lengths, used[:-1]), stride, array is not None)
+    return Part(points(lengths, used), const(0), const(0), array is not None)
 
 
-def product(lengths: Mapping[str, Poly], used: Sequence[set[str]]) -> Poly:
-    out = const(1)
-    for v in sorted({v for vs in used for v in vs}):
-        out = out * lengths[v]
-    return out
+def points(lengths: Mapping[str, Poly], used: Sequence[set[str]]) -> Poly:
+    """How many positions all these variables have together."""
+    return product(lengths[v] for v in sorted({v for vs in used for v in vs}))
 
 
 def crowds(sweeps: Sequence[Sweep], at: Mapping[str, int], m: Memory, word: int, scratch_word: int) -> bool:

@@ -14,6 +14,7 @@ import sympy
 
 from moa.laws.algebra import factors
 from moa.laws.reading import LOWEST
+from moa.laws.split import conjuncts
 from moa.normal import Cond, Eq, Member, Scalar, both, is_structural, lit, load, map_scalar, subterms
 from moa.poly import Atom, Poly
 
@@ -185,19 +186,14 @@ def exponents_hold(m: Member, members: Sequence[Member], nonnegative: Set[str] =
                     sign = 1 if extreme.op == "max" else -1
                     if not (rate * sign).is_positive:
                         return False
-                    where = _tests(both(m.domain, c))
-                    u = [s for d, (s,) in extreme.pieces if _tests(d) <= where]
+                    where = conjuncts(both(m.domain, c))
+                    u = [s for d, (s,) in extreme.pieces if conjuncts(d) <= where]
                     if not u:
                         return False
                     exponent = exponent - rate * (to_sympy(u[0], nonnegative) - symbol(str(Scalar("ref", (k, "new")))))
                 if not is_zero(exponent):
                     return False
     return True
-
-
-def _tests(c: Cond) -> frozenset[Cond]:
-    """The conditions that all have to hold."""
-    return frozenset() if c.is_true else frozenset(c.args) if c.op == "and" else frozenset((c,))
 
 
 def _exponentials(s: Scalar) -> list[Scalar]:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import replace
-from functools import reduce
-from operator import mul
 
 from moa.laws.group import equation_loads
 from moa.naming import reads
 from moa.normal import TRUE, Axis, Eq, Fold, Index, Member, Normal, Recurrence, Scalar, load, loads, rename
-from moa.poly import Poly, const, var
+from moa.poly import Poly, product, var
 from moa.tile.formulas import fold_uses
 from moa.tile.independent import foreign
 from moa.tile.order import whole_phase
@@ -39,7 +37,7 @@ def made_again(plan: Plan) -> tuple[tuple[str, Poly, Poly, int], ...]:
         e = plan.equations[name]
         assert e.red is not None
         if len(phases) > 1 and e.dtype == "f":
-            found.append((name, reduce(mul, (x for _, x in e.outer), const(1)), e.red[1], len(phases)))
+            found.append((name, product(x for _, x in e.outer), e.red[1], len(phases)))
     return tuple(found)
 
 
