@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moa import ir
-from moa.arrays import ABSENT, Parameter, hashable, scalar_key
+from moa.arrays import ABSENT, NUMPY_KINDS, Parameter, hashable, scalar_key
 from moa.call import Call, prepare
 from moa.candidates import Candidate, Setting, tiles_at
 from moa.cost.choice import Outlook, outlook
@@ -24,7 +24,7 @@ from moa.forms import chosen, in_lengths
 from moa.kept import Front, Head, Kept, Written, front_of, leading
 from moa.loops import Element, Loops, longest_block
 from moa.machine import Machine, machine_in_use
-from moa.oracle import bind, evaluate
+from moa.oracle import Indices, bind, evaluate, indices
 from moa.pipeline import (
     LARGEST_SPECIALISED,
     Derivation,
@@ -179,7 +179,10 @@ class Kernel:
         self._parameters = tuple(
             Parameter(p.name, p.kind, bool(p.shape) or p.name in self._lead, dtype) for p in self._head.program.inputs
         )
-        self._indexed = any(p.kind == "i" and p.array for p in self._parameters)
+        self._exact = tuple(
+            (k, NUMPY_KINDS[p.kind]) for k, p in enumerate(self._parameters) if p.kind != "f" and p.array
+        )
+        self._indices: dict[tuple[Any, ...], Indices] = {}  # to be checked in every call
         unknown = [s for s in sizes if s not in self._names()]
         if unknown:
             known = ", ".join(self._names()) or "none"
@@ -376,20 +379,27 @@ class Kernel:
         except TypeError:
             bad = next(p for p, v in zip(self._parameters, values, strict=True) if not hashable(v))
             raise MoaError("argument", f"argument {bad.name} is not an array or a number", None, "") from None
-        if call is not None and not self._indexed:
+        if call is not None and all(values[k].dtype == wanted for k, wanted in self._exact):
+            checked = self._indices.get(key)
+            if checked is not None:
+                checked.check({p.name: v for p, v in zip(self._parameters, values, strict=True)})
             return call
         with PLANNING:
             return self._planned(key, values, threads)
 
     def _planned(self, key: tuple[Any, ...], values: list[Any], threads: int | None) -> Call:
-        """The plan of a call that has none yet, or that has to be checked."""
+        """The plan of a call that has none yet."""
         given = {p.name: v for p, v in zip(self._parameters, values, strict=True) if v is not ABSENT}
         ranks = self._ranks({k: v for k, v in given.items() if isinstance(v, np.ndarray)})
         front = self._front(ranks)
-        sizes = bind(front.program, given)  # where arrays hold indices, they are checked in every call
+        sizes = bind(front.program, given)
         if key not in self._calls:
             if len(self._calls) > MOST_CALLS:
                 self._calls.clear()
+                self._indices.clear()
+            checked = indices(front.program, given, sizes)
+            if checked is not None:
+                self._indices[key] = checked
             self._calls[key] = self._plan(ranks, front, given, sizes, threads)
         return self._calls[key]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -160,25 +161,50 @@ def _bind(program: ir.Program, arrays: Mapping[str, Array]) -> dict[str, int]:
             used = sorted({a.name for p in (o.left, o.right) for a in p.atoms() if a.kind in ("size", "int")})
             values = ", ".join(f"{name} = {sizes[name]}" for name in used)
             raise MoaError("argument", f"{o.reason}, with {values}", o.span, "pass other sizes")
-    _check_gathers(program, arrays, sizes)
+    checked = indices(program, arrays, sizes)
+    if checked is not None:
+        checked.check(arrays)
     return sizes
 
 
-def _check_gathers(program: ir.Program, arrays: Mapping[str, Array], sizes: Mapping[str, int]) -> None:
-    """Raises where an index array that depends on integers only reaches outside its axis."""
+@dataclass(frozen=True)
+class Indices:
+    """The index arrays of a call that may reach outside their axes, depending on integers and conditions alone.
+
+    wanted   their numbers, and those of the values that they are computed from
+    arrays   the names of the arrays that these read
+    scalars  the other inputs that they read
+    """
+
+    program: ir.Program
+    sizes: Mapping[str, int]
+    wanted: frozenset[int]
+    arrays: tuple[str, ...]
+    scalars: Mapping[str, Array]
+
+    def check(self, arrays: Mapping[str, Array]) -> None:
+        """Raises MoaError of kind "argument" where an index array reaches outside its axis."""
+        read = {**self.scalars, **{k: _widen(arrays[k]) for k in self.arrays}}
+        with np.errstate(all="ignore"):
+            values = run(self.program, read, self.sizes, self.wanted)
+        for v in self.program.values:
+            if v.op == "index":
+                _check_gather(self.program, v, values, self.sizes)
+
+
+def indices(program: ir.Program, arrays: Mapping[str, Any], sizes: Mapping[str, int]) -> Indices | None:
+    """What has to be checked in every call with arrays of these shapes and with these scalars, if anything has to."""
     free = _without_floats(program)
     wanted = {k for k, known in gathers(program) if known is None or not _inside(known, sizes)} & free
     if not wanted:
-        return
-    needed = set(wanted)
+        return None
     for v in reversed(program.values):
-        if v.number in needed:
-            needed |= set(v.args)
-    with np.errstate(all="ignore"):
-        values = run(program, {k: _widen(a) for k, a in arrays.items()}, sizes, needed)
-    for v in program.values:
-        if v.op == "index":
-            _check_gather(program, v, values, sizes)
+        if v.number in wanted:
+            wanted |= set(v.args)
+    read = {v.attrs[0] for v in program.values if v.op == "input" and v.number in wanted}
+    inputs = [p for p in program.inputs if p.name in read]
+    scalars = {p.name: np.asarray(arrays.get(p.name, p.default)).astype(DTYPES[p.kind]) for p in inputs if not p.shape}
+    return Indices(program, sizes, frozenset(wanted), tuple(p.name for p in inputs if p.shape), scalars)
 
 
 def _inside(known: Needs, sizes: Mapping[str, int]) -> bool:
@@ -217,7 +243,7 @@ def _check_gather(program: ir.Program, v: ir.Value, values: Mapping[int, Any], s
 
 
 def run(
-    program: ir.Program, inputs: Mapping[str, Array], sizes: Mapping[str, int], only: set[int] | None = None
+    program: ir.Program, inputs: Mapping[str, Array], sizes: Mapping[str, int], only: Set[int] | None = None
 ) -> dict[int, Any]:
     """The value of each operation by number (of those in `only`), for inputs in their wide dtypes."""
     values: dict[int, Any] = {}

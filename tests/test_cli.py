@@ -596,11 +596,13 @@ def test_a_reader_that_leaves(tmp_path: Path) -> None:
 
 
 def test_an_interrupt() -> None:
-    command = [sys.executable, "-m", "moa", "run", "examples/attention.moa"]
+    begun = "import moa.cli, moa.__main__; print('begun', flush=True); moa.__main__.main()"
+    command = [sys.executable, "-c", begun, "run", "examples/attention.moa"]
     command += [w for s in ("n=40000", "m=40000", "dk=64", "dv=64") for w in ("--size", s)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=listens, **pipes)
-    time.sleep(3)
+    assert started.stdout is not None and started.stdout.readline() == "begun\n"
+    time.sleep(2)
     started.send_signal(signal.SIGINT)
     _, errors = started.communicate(timeout=120)
     assert started.returncode in (0, 130)

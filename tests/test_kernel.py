@@ -269,6 +269,8 @@ def test_wrong_scalars_and_kinds(scalars: Kernel) -> None:
 def test_indices_are_checked_in_every_call(scalars: Kernel) -> None:
     x, keep, idx = np.arange(6.0), np.ones(6, bool), np.array([1, 1, 5])
     scalars(x, keep, idx, 4)
+    fails("argument keep", lambda: scalars(x, keep.astype(np.uint8), idx, 4))  # of equal shape and strides
+    fails("argument idx", lambda: scalars(x, keep, idx.astype(float), 4))
     idx[0] = 17
     fails("idx holds 17", lambda: scalars(x, keep, idx, 4))
 

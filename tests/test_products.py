@@ -30,12 +30,24 @@ PRODUCTS = {
     "masked": "def f(X[n, d], W[n, d]):\n    return where(iota(n) <= iota(n)[:, None], X @ W.T, 0)\n",
 }
 JOINED = "def f(Q[n, d], K[m, d], R[e, d], V[m, dv], U[e, dv]):\n    i, j = iota(n)[:, None], iota(m)\n"
+KEPT = "k = iota(e + m)\n    S = Q @ concat(R, K, axis=0).T\n"
 JOINTS = {
     "two arrays": "P = softmax(concat(Q @ K.T, Q @ R.T, axis=-1))\n    return P[:, :m] @ V + P[:, m:] @ U",
     "one of them masked": "S = where(j <= i, Q @ K.T, -inf)\n    P = softmax(concat(S, Q @ R.T, axis=-1))\n"
     "    return P[:, :m] @ V + P[:, m:] @ U",
     "blocks": "S = where((j // 3 == i // 3) | (j // 3 == 0), Q @ K.T, -inf)\n"
     "    return sum(exp(concat(S, where(i // 3 == 1, -inf, Q @ R.T), axis=-1)))",
+    "keys and values": f"{KEPT}    return softmax(S) @ concat(U, V, axis=0)",
+    "keys and values, masked": f"{KEPT}    return softmax(where(k <= i + e, S, -inf)) @ concat(U, V, axis=0)",
+    "keys and values in a window": f"{KEPT}    W = (k <= i + e) & (i + e - k < 5)\n"
+    "    return softmax(where(W, S, -inf)) @ concat(U, V, axis=0)",
+}
+TRUTH = "def f(Q[h, n, d], K[h, m, d], V[h, m, dv], B: bool[n, m]):\n    i, j = iota(n)[:, None], iota(m)\n"
+TRUTHS = {
+    "a mask": "    return softmax(where(B, Q @ K.T, -inf)) @ V",
+    "what it leaves out": "    S = Q @ K.T\n"
+    "    return softmax(where(~B & (j <= i), S, -inf)) @ V, sum(where(B | (j > i), S, 0))",
+    "for some": "    return where(B, softmax(Q @ K.T), 0) @ V",
 }
 NORM = """
 def norm(x, w, b):
@@ -51,12 +63,14 @@ LAYERS = {
 
 def filled(d: Derivation, sizes: dict[str, int]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    return {p.name: rng.standard_normal(tuple(evaluate(e, sizes) for e in p.shape)) for p in d.program.inputs}
+    made = {p.name: rng.standard_normal(tuple(evaluate(e, sizes) for e in p.shape)) for p in d.program.inputs}
+    return {p.name: made[p.name] > 0 if p.kind == "b" else made[p.name] for p in d.program.inputs}
 
 
 def close(kernel: moa.Kernel, d: Derivation, sizes: dict[str, int]) -> bool:
     given = filled(d, sizes)
-    return gap((kernel(**given),), expected(d, given)) <= 1e-12
+    out = kernel(**given)
+    return gap(out if isinstance(out, tuple) else (out,), expected(d, given)) <= 1e-12
 
 
 @pytest.mark.parametrize(("name", "backend"), [*((n, "llvm") for n in PRODUCTS), ("in heads", "c")])
@@ -101,6 +115,31 @@ def test_each_part_of_a_joined_axis_has_its_own_products() -> None:
     text = str(tile(of(f"{JOINED}    {JOINTS['blocks']}\n").forms[0].streamed, Strategy(8, 32, 96)))
     loops = text.split("  for j")[1:]
     assert ["K[" in x for x in loops] == [True, False] and ["R[" in x for x in loops] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["keys and values", "keys and values, masked"])
+def test_no_element_of_joined_arrays_is_chosen(name: str) -> None:
+    """Each loop reads the array that it is over, and only the second one has elements that the mask leaves out."""
+    text = str(tile(of(f"{JOINED}    {JOINTS[name]}\n").forms[0].streamed, Strategy(8, 32, 96)))
+    first, *others = text.split("  for j")[1:]
+    assert "R[" in first and "U[" in first and "where(" not in first
+    for x in others:
+        assert "K[" in x and "V[" in x and "R[" not in x and "U[" not in x
+        assert x.count("where(i >= ") == (2 if "(partial)" in x else 0)
+
+
+@pytest.mark.parametrize(("name", "backend"), [*((n, "llvm") for n in TRUTHS), ("a mask", "c")])
+def test_masks_of_truth_values(name: str, backend: Any) -> None:
+    kernel, d = moa.compile(TRUTH + TRUTHS[name], backend=backend), of(TRUTH + TRUTHS[name])
+    for n, m in ((67, 203), (16, 16), (1, 5), (70, 17), (3, 0), (131, 1)):
+        assert close(kernel, d, {"h": 2, "n": n, "m": m, "d": 4, "dv": 3}), (n, m)
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_truth_values_along_rows_are_turned_once_a_round(name: str) -> None:
+    text = str(tile(of(TRUTH + TRUTHS[name]).forms[0].streamed, Strategy(8, 32, 96)))
+    loops = text.split("  for j")[1:]
+    assert loops and all(x.count("B[i, j]") == x.count("= B[i, j]") == 1 for x in loops), text
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -158,6 +158,17 @@ COUNTEREXAMPLES: dict[str, Case] = {
     "an array that only a condition reads": case(
         "def g(X[n, d]):\n    return argsort(X, axis=-1)\n", "X[n, d]", {"n": 5, "d": 4}
     ),
+    "a mask around arrays that were joined": case(  # once 0 * inf: weights beyond the mask overflowed
+        """def f(Q[n, d], K[n, d], A[m, d]):
+    both = concat(A, K, axis=0)
+    i, j = iota(n)[:, None], iota(m + n)
+    return softmax(where(j <= i + m, Q @ both.T, -inf)) @ both
+""",
+        "Q[n, d] K[n, d] A[m, d]",
+        {"n": 7, "m": 5, "d": 3},
+        "huge",
+        1,
+    ),
     "a mask of indices and of data": case(  # once split for ever
         """def f(S[n, m], B[n, m]):
     i, j = iota(n)[:, None], iota(m)

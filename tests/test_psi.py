@@ -219,3 +219,17 @@ def test_identities_of_the_calculus(left: str, right: str) -> None:
     both = [forms(f"def f({ALGEBRA}):\n    return {e}\n") for e in (left, right)]
     assert both[0] == both[1]
     assert len(both[0]) == 1
+
+
+def test_a_domain_of_joined_arrays_is_that_of_the_mask() -> None:
+    """Where a mask lets all of the first array through, the union over both is the mask alone; else it is both."""
+    text = """def f(X[n, m], A[n, d]):
+    i, j = iota(n)[:, None], iota(m + d)
+    return sum(where({}, concat(A, X, axis=1), 0))
+"""
+    domains = []
+    for mask in ("j <= i + d", "j <= i + d - 1", "j <= i", "j < d"):
+        e = next(x for x in normalise(check(parse(text.format(mask)), 0), Trace()).equations if x.red)
+        domains.append(str(e.domain))
+    assert domains[0] == "d + i >= j"
+    assert domains[1:] == ["d + i > j", "i >= j", "d > j"]

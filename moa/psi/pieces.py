@@ -46,7 +46,7 @@ def split(op: str, red: str, body: Scalar, scope: Scope, trace: Trace) -> tuple[
         sides = [(here, value) for here, value in sides if not here.is_false]
         parts = [walk(absorb(assume(x, c, value)), here) for here, value in sides]
         whole = all(part is here for (part, _), (here, _) in zip(parts, sides, strict=True))
-        domain = under if whole else either(*(part for part, _ in parts))
+        domain = under if whole else narrowed(either(*(part for part, _ in parts)), scope)
         if len(parts) == 2 and all(len(pieces) == 1 for _, pieces in parts):
             (a,), (b,) = (pieces for _, pieces in parts)
             joined = rejoined(c, a, b)

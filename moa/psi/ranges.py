@@ -269,7 +269,12 @@ def _wrap(a: Atom, scope: Scope) -> tuple[Cond, Poly, Poly] | None:
 
 
 def narrowed(c: Cond, scope: Scope) -> Cond:
-    """A conjunction without the inequalities that others imply; FALSE where two exclude each other."""
+    """A conjunction without the inequalities that others imply; FALSE where two exclude each other.
+
+    Of a disjunction, without what implies another part, and without inequalities that only leave out what another has.
+    """
+    if c.op == "or":
+        return _widened(c.args, scope)
     if c.op != "and":
         return c
     bounds = [x for x in c.args if x.op == "ge"]
@@ -281,6 +286,20 @@ def narrowed(c: Cond, scope: Scope) -> Cond:
         if any(y.op == "ge" and y is not x and certain(x.args[0] - y.args[0], scope) for y in kept):
             kept.remove(x)
     return both(*kept)
+
+
+def _widened(parts: tuple[Cond, ...], scope: Scope) -> Cond:
+    alone = [y for y in parts if y.op == "ge"]
+    kept = []
+    for part in parts:
+        others = [y.args[0] for y in alone if y is not part]
+        inside = [(x, x.args[0] if x.op == "ge" else None) for x in (part.args if part.op == "and" else (part,))]
+        if any(p is not None and certain(q - p, scope) for _, p in inside for q in others):
+            continue
+        if part.op == "and":
+            inside = [(x, p) for x, p in inside if p is None or not any(certain(q + p + 1, scope) for q in others)]
+        kept.append(both(*(x for x, _ in inside)))
+    return either(*kept) if len(kept) == len(parts) and tuple(kept) == parts else narrowed(either(*kept), scope)
 
 
 # The same for conditions and scalars ------------------------------------------------------------------------------

@@ -217,20 +217,24 @@ class PhaseBuilder(Statements):
         done = self.folds[key] = renamed_fold(fold, names, suffix)
         self.fold_start(done)
         cut = joint(done)
-        if cut is not None and not self.sifted(done) and [r.kind for r in self.ranges(done)] == ["full"]:
+        if cut is not None and not self.sifted(done) and all(r.kind != "classified" for r in self.ranges(done)):
             before = at_least_zero(cut - 1 - var(done.axis[0]))
             end = minimum(maximum(cut, const(0)), done.axis[1])
             first, second = under(done, before), under(done, negate(before))
             if not any(x.domain.is_false for x in (first, second)):  # else it is where the domain begins or ends
+                self.assumed = before
                 self.traverse(first, const(0), end)
+                self.assumed = negate(before)
                 left = done.axis[1] - cut
                 if any(k < 0 for p in (cut, left) for _, k in p.terms):  # it may lie outside
                     self.traverse(second, end, done.axis[1])
+                    self.assumed = TRUE
                     return done
                 second = self.shifted(second, cut)
                 self.known = {}  # what begins at the cut is simpler than what is cut there
+                self.assumed = at_least_zero(var(second.axis[0]))
                 self.traverse(second, end - cut, second.axis[1])
-                self.known = None
+                self.known, self.assumed = None, TRUE
                 return done
         both_ways = None if self.lanes is None or self.plan.strategy.warps else self.apart(done)
         if both_ways is not None:
@@ -484,10 +488,12 @@ class PhaseBuilder(Statements):
         """Emits state_k <- op(moved, reduce of the pieces under the member's domain)."""
         op = m.op.removesuffix("_ref")
         identity = lit(float(OPERATORS[op].identity))  # type: ignore[arg-type]
-        if len(m.pieces) == 1:
-            value = self.masked(m.pieces[0][1][k], both(domain, m.pieces[0][0]), op, scope)
+        inside = conjuncts(m.domain)
+        pieces = [(both(*(x for x in conjuncts(c) if x not in inside)), basis[k]) for c, basis in m.pieces]
+        if len(pieces) == 1:
+            value = self.masked(pieces[0][1], both(domain, pieces[0][0]), op, scope)
         else:
-            value = self.chosen([(both(domain, c), basis[k]) for c, basis in m.pieces], identity, scope)
+            value = self.chosen(pieces, domain, identity, scope)
         axis = scope.loop
         assert axis is not None
         state = self.state(m, k)
@@ -501,11 +507,12 @@ class PhaseBuilder(Statements):
         self.emit(Reduce(own, m.op, value, (axis,), True), scope)
         self.emit(Map(state, apply("add", moved, own)), scope)
 
-    def chosen(self, pieces: list[tuple[Cond, Scalar]], identity: Scalar, scope: Scope) -> Scalar:
-        """The piece whose condition holds, else the identity.
+    def chosen(self, pieces: list[tuple[Cond, Scalar]], domain: Cond, identity: Scalar, scope: Scope) -> Scalar:
+        """The piece whose condition holds, in the domain, else the identity.
 
         Where 0 absorbs, what all pieces have is a factor outside (contract: assumes finite) and the rest is a tile:
-        conditions are tested once, and not for each column of a product.
+        conditions are tested once, and not for each column of a product. Outside the domain the factor is 0, too:
+        there it may be infinite.
         """
         outside: tuple[Scalar, ...] = ()
         if identity is lit(0):
@@ -514,7 +521,7 @@ class PhaseBuilder(Statements):
             pieces = [(c, without(s, outside)) for c, s in pieces]
         value = identity
         for c, s in reversed(pieces):
-            value = choose(c, self.resolve(s, scope), value)
+            value = choose(c if outside else both(domain, c), self.resolve(s, scope), value)
         if identity is not lit(0):
             return value
         inner = {v for v in value.vars() if v in self.axes and self.tiled(v)}
@@ -525,7 +532,7 @@ class PhaseBuilder(Statements):
             tile = self.fresh_tile("w", axes)
             held = scope.memo[key] = load(tile, as_index(axes))
             self.emit(Map(held, value), scope)
-        return apply("mul", held, self.resolve(product((x, 1) for x in outside), scope))
+        return apply("mul", held, self.masked(product((x, 1) for x in outside), domain, "add", scope))
 
     def masked(self, s: Scalar, c: Cond, op: str, scope: Scope) -> Scalar:
         """s where c, else the identity of op. A factor takes the mask where 0 absorbs (contract: assumes finite)."""

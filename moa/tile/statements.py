@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
-from moa.laws.split import conjuncts
+from moa.laws.split import assume, conjuncts, narrowed
 from moa.normal import (
     TRUE,
     Axis,
@@ -22,11 +22,15 @@ from moa.normal import (
     Member,
     Scalar,
     apply,
+    both,
     choose,
+    compare,
+    either,
     lit,
     load,
     loads,
     map_scalar,
+    negate,
     rename,
     rename_cond,
 )
@@ -90,6 +94,7 @@ class Statements(ABC):
         self.scope = Scope(None, None)
         self.folds: dict[tuple[object, ...], Fold] = {}
         self.known: Known | None = None  # inside a run
+        self.assumed: Cond = TRUE  # where the loop is that statements are made for
         self.demands: dict[str, Cond] = {}  # of folds: when what they make is read
 
     @abstractmethod
@@ -143,10 +148,14 @@ class Statements(ABC):
 
     def here(self, s: Scalar) -> Scalar:
         """s with what is known where statements are made."""
-        return s if self.known is None else settled_scalar(s, self.known, self.scope_of_runs())
+        if self.known is not None:
+            s = settled_scalar(s, self.known, self.scope_of_runs())
+        return s if self.assumed.is_true else assume(s, self.assumed)
 
     def here_cond(self, c: Cond) -> Cond:
-        return c if self.known is None else settled_cond(c, self.known, self.scope_of_runs())
+        if self.known is not None:
+            c = settled_cond(c, self.known, self.scope_of_runs())
+        return narrowed(c, self.assumed)
 
     def scope_of_runs(self) -> dict[str, Poly]:
         return {v: a.extent for v, a in self.axes.items()}
@@ -175,6 +184,8 @@ class Statements(ABC):
         used = frozenset(v for p in index for v in p.vars()) | mask.vars()
         mapping = {v: p for (v, _), p in zip(e.outer, index, strict=True)}
         key: tuple[object, ...] = (e.name, index, mask)
+        if self.assumed.vars() & used:
+            key = (*key, str(self.assumed))
         if self.known is not None:
             key = (*key, *sorted(map(str, self.known)))
             if e.kind == "map" and e.name not in self.plan.moving:
@@ -333,7 +344,7 @@ class Statements(ABC):
         home = scope
         while home.parent is not None and home.loop not in s.vars():
             home = home.parent
-        key = ("held", s, *sorted(map(str, self.known or ())))
+        key = ("held", s, str(self.assumed), *sorted(map(str, self.known or ())))
         found = home.find(key)
         if found is None:
             value = self.resolve(self.here(s), home)
@@ -419,8 +430,9 @@ class Statements(ABC):
             statement = self.paired(statement, lane, loops, scope)
         if lane is not None and not (isinstance(statement, Reduce) and statement.paired):
             statement = replace(statement, value=self.packed(statement.value, lane, loops if over else (), scope))
-        if lane is not None and lane == self.lanes and scope.loop is not None and loops and not over:
-            statement = replace(statement, value=self.turned(statement.value, lane, loops[-1], scope))
+        if lane is not None and lane == self.lanes and scope.loop is not None and (loops or over):
+            along = (*loops[-1:], *over)
+            statement = replace(statement, value=self.turned(statement.value, lane, along, scope, bool(over)))
         if over and lane is not None and scope.loop is not None and self.plan.strategy.staged:
             statement = replace(statement, value=self.staged(statement.value, lane, loops[-1:], scope))
         s = self.plan.strategy
@@ -433,29 +445,49 @@ class Statements(ABC):
         )
         place(scope.out, statement, loops, lane, s, around)
 
-    def turned(self, value: Scalar, lane: str, axis: str, scope: Scope) -> Scalar:
+    def turned(self, value: Scalar, lane: str, along: tuple[str, ...], scope: Scope, reduced: bool) -> Scalar:
         """The value with matrices that are strided along the lanes and contiguous along an axis read from tiles.
 
-        A tile is copied before, by transposing; but not where it is all that is done.
+        A tile is copied before, by transposing; but not where it is all that is done. Of what is reduced these are
+        truth values alone: floats are packed.
         """
         if self.plan.strategy.warps or self.plan.strategy.width == 1 or value.op == "load":
             return value
 
-        def node(x: Scalar) -> Scalar | None:
-            if x.op != "load" or x.args[0] not in self.plan.memory or self.plan.memory[x.args[0]].kind != "f":
+        def copied(array: str, index: Index) -> Scalar | None:
+            if stride_kind(index, lane) != "strided" or not plain(index):
                 return None
-            index = x.args[1]
-            if stride_kind(index, lane) != "strided" or stride_kind(index, axis) != "unit" or not plain(index):
+            if all(stride_kind(index, v) != "unit" for v in along):
                 return None
             names = [v for v in self.axes if self.tiled(v) and any(v in p.vars() for p in index)]
-            key = ("turned", *x.args)
+            key = ("turned", array, index)
             if scope.find(key) is None:
                 axes = self.order(names, lane)
-                tile = self.tile_for(f"{x.args[0]}.t", index, axes, scope)
+                tile = self.tile_for(f"{array}.t", index, axes, scope)
                 scope.memo[key] = load(tile, as_index(axes))
-                self.emit(Map(scope.memo[key], x), scope, alone=True)
-                earlier(scope.out, x.args[0])
+                self.emit(Map(scope.memo[key], load(array, index)), scope, alone=True)
+                earlier(scope.out, array)
             return scope.find(key)
+
+        def kind(array: str) -> str:
+            return self.plan.memory[array].kind if array in self.plan.memory else ""
+
+        def tested(c: Cond) -> Cond:
+            match c.op:
+                case "and" | "or":
+                    return (both if c.op == "and" else either)(*(tested(x) for x in c.args))
+                case "not":
+                    return negate(tested(c.args[0]))
+                case "load" if kind(c.args[0]) == "b":
+                    found = copied(*c.args)
+                    return c if found is None else compare("ne", found, lit(0))
+                case _:
+                    return c
+
+        def node(x: Scalar) -> Scalar | None:
+            if x.op == "select":
+                return choose(tested(x.args[0]), *x.args[1:])
+            return copied(*x.args) if x.op == "load" and not reduced and kind(x.args[0]) == "f" else None
 
         return map_scalar(value, node)
 

@@ -141,7 +141,7 @@ def laws(derivation: Derivation, rng: np.random.Generator) -> Iterator[Check]:
 
 def at_random_points(e: Eq, m: Member, members: Sequence[Member], rng: np.random.Generator) -> str:
     """Where `move` or `finish` of a member fails, loads and parameters being random numbers; or nothing."""
-    plain = {x.state(0): x.name for x in members if x.width == 1 and not x.refs}
+    plain = {x.state(0): x.name for x in members if x.width == 1 and x.finish.op == "load"}
     for _ in range(8):
         for c, basis in m.pieces:
             point = _Point(rng, plain)
@@ -170,7 +170,7 @@ class _Point:
 
     def __init__(self, rng: np.random.Generator, states: Mapping[str, str]) -> None:
         self.rng = rng
-        self.states = states  # running values of plain members are the final ones
+        self.states = states  # running values that are final ones at the end, too
         self.known: dict[Any, float] = {}
 
     def number(self, key: Any, low: float = 0.25, high: float = 1.75) -> float:
