@@ -17,7 +17,7 @@ from moa.backends.llvm import host
 from moa.backends.llvm_pairs import has_pairs
 from moa.cost import cost
 from moa.cost.levels import FORMULAS, SCRATCH, Traffic, levels_of, traffic_of
-from moa.cost.predicted import Sized, predicted_bytes
+from moa.cost.predicted import Sized, predicted_bytes, walked
 from moa.cost.shares import moved_by_array, shares_of
 from moa.explain import cost_of, last
 from moa.forms import chosen
@@ -112,6 +112,16 @@ CASES = {
     ),
     "few rows": case("attention", "16 less 20 less", (2,), f"bfloat16{IN_PAIRS}", n=15, m=792, dk=16, dv=64),
     "linear with wide rows": case("linear", "18 less 20 less 22 less 26 less", form="as w", n=200, dk=80, dv=80),
+    "one row of groups": case("gqa", "9 less 11 less 13 less", (), "bfloat16", b=2, g=2, r=4, n=1, m=512, dk=64, dv=64),
+    "narrow rows": case("gqa", "5 less 6 less 9 shared", (), "float64", b=1, g=2, r=1, n=33, m=64, dk=3, dv=3),
+    "narrow parts": case("attention", "7 less 8 less 9 less", form=PARTS, n=15, m=509, dk=17, dv=17),
+    "few keys": case("attention", "21 less 24 less 32 shared", (1,), n=150, m=17, dk=17, dv=17),
+    "narrow window": case("window", "4 all", n=97, dk=1, dv=1, w=17),
+    "short rows of pairs": case(
+        "gqa", "7 less 12 less", (), f"bfloat16{IN_PAIRS}", PARTS, b=3, g=2, r=3, n=17, m=63, dk=16, dv=16
+    ),
+    "linear in parts": case("linear", "4 less 6 less 37 all", (2,), "float16", PARTS, n=65, dk=17, dv=17),
+    "wide rows": case("linear", "9 less 20 less 41 less", (), "bfloat16", "as w", n=33, dk=128, dv=128),
     "stored parts": case(
         "attention", "64 less 344 some 400 shared 640 shared 1280 all", form=PARTS, n=192, m=1100, dk=64, dv=64
     ),
@@ -283,6 +293,7 @@ def test_what_is_too_long_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
             assert found[2] is not None and (None not in found or name in ("stored tails", "many heads"))
             m.setattr("moa.cost.predicted.MOST", 10)
             predicted_bytes.cache_clear()
+            walked.cache_clear()
             assert predicted_bytes(sized, caches, tile) == (None, None, None)
         predicted_bytes.cache_clear()
 

@@ -1,15 +1,16 @@
 """The bytes that caches move for a kernel: its visits through a stack, as many of them as need be looked at.
 
-Small kernels are walked block by block. Of more than three positions of an axis that numbers independent items, three
-are walked: what moves is affine in their number. Where even that is long, a cache that holds a tile is fed nest by
-nest, and one that does not is fed some work items of each phase, those between them following by interpolation.
+Small kernels are walked place by place of each block, so that all but the order of the last lines is what it will be;
+longer ones block by block. Of more than three positions of an axis that numbers independent items, three are walked:
+what moves is affine in their number. Where even that is long, a cache that holds a tile is fed nest by nest, and one
+that does not is fed some work items of each phase, those between them following by interpolation.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -37,6 +38,7 @@ class Sized:
     each   (array, bytes of an element of it)
     width  lanes of a vector
     loose  what data say is taken as much as it may be, where else nothing is predicted
+    close  place by place of each block, else block by block
     """
 
     tiles: Tiles
@@ -45,20 +47,29 @@ class Sized:
     width: int
     sizes: tuple[tuple[str, int], ...]
     loose: bool = False
+    close: bool = True
 
     def new_walk(self, times: int = 1) -> Walk:
-        return Walk(self.tiles, dict(self.each), dict(self.sizes), times * MOST, self.loose)
+        return Walk(self.tiles, dict(self.each), dict(self.sizes), times * MOST, self.loose, self.close)
 
-    def walked(self, fine: bool, items: Items = every) -> Visits:
-        walk = self.new_walk()
-        for phase in self.tiles.phases:
-            PhaseWalk(walk, phase, self.dtype, self.width, fine).run(items)
-        return walk.visits()
+    def walked(self, fine: bool, few: tuple[tuple[int, int], ...] = ()) -> Visits:
+        """few: (axis of items by number, how many of its first positions are walked)."""
+        return walked(self, fine, few)
 
     def counts(self, phase: Phase) -> list[int]:
         """How many positions of work items there are along each axis."""
         sizes = dict(self.sizes)
         return [-(-value_of(phase.axis(a).extent, sizes) // phase.axis(a).step) for a in phase.items]
+
+
+@lru_cache(maxsize=4)
+def walked(kernel: Sized, fine: bool, few: tuple[tuple[int, int], ...]) -> Visits:
+    """What a kernel visits, kept for other caches at the same sizes."""
+    walk = kernel.new_walk()
+    items: Items = partial(first_of, dict(few)) if few else every
+    for phase in kernel.tiles.phases:
+        PhaseWalk(walk, phase, kernel.dtype, kernel.width, fine).run(items)
+    return walk.visits()
 
 
 @lru_cache(maxsize=64)
@@ -71,8 +82,9 @@ def predicted_bytes(kernel: Sized, capacities_bytes: tuple[int, ...], tile_bytes
     unknown: tuple[int | None, ...] = (None,) * len(capacities_bytes)
     try:
         few = fewer(kernel)
-        if visits_about(kernel, few) <= MOST:
-            return affine(kernel, few, True, capacities_bytes)
+        if found := short(kernel, few):
+            return affine(found, few, True, capacities_bytes)
+        kernel = replace(kernel, close=False)
         large = tuple(c for c in capacities_bytes if c >= tile_bytes)
         small = capacities_bytes[: len(capacities_bytes) - len(large)]
         return (*sampled(kernel, small), *affine(kernel, few, False, large))
@@ -140,15 +152,14 @@ def affine(kernel: Sized, few: dict[str, int], fine: bool, capacities: Sequence[
     total = [0] * len(capacities)
     for taken in itertools.product((FEW - 1, FEW), repeat=len(few)):
         weight = math.prod(n - FEW + 1 if t == FEW else FEW - n for n, t in zip(few.values(), taken, strict=True))
-        items = partial(first_of, tuple(kernel.tiles.phases[0].items.index(a) for a in few), taken) if few else every
-        moved = moved_bytes(kernel.walked(fine, items), capacities)
+        axes = tuple(kernel.tiles.phases[0].items.index(a) for a in few)
+        moved = moved_bytes(kernel.walked(fine, tuple(zip(axes, taken, strict=True))), capacities)
         total = [t + weight * m for t, m in zip(total, moved, strict=True)]
     return tuple(total)
 
 
-def first_of(axes: Sequence[int], taken: Sequence[int], starts: Starts) -> Iterable[tuple[int, ...]]:
+def first_of(most: Mapping[int, int], starts: Starts) -> Iterable[tuple[int, ...]]:
     """The items at the first positions along some axes."""
-    most = dict(zip(axes, taken, strict=True))
     return itertools.product(*(s[: most.get(k, len(s))] for k, s in enumerate(starts)))
 
 
@@ -202,6 +213,14 @@ def visits_about(kernel: Sized, few: dict[str, int]) -> int:
             taken = (FEW if a in few else n for a, n in zip(phase.items, counts, strict=True))
             total += sum(1 for _ in s.walk.visits().events()) * math.prod(taken)
     return total
+
+
+def short(kernel: Sized, few: dict[str, int]) -> Sized | None:
+    """The kernel as all of it can be walked: place by place, else block by block; None where both are long."""
+    coarse = replace(kernel, close=False)
+    if visits_about(coarse, few) > MOST:
+        return None
+    return kernel if visits_about(kernel, few) <= MOST else coarse
 
 
 def sampled(kernel: Sized, capacities: Sequence[int]) -> tuple[int | None, ...]:

@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from moa.cost.predicted import FEW, Sized
+from moa.cost.predicted import FEW, Sized, short
 from moa.cost.stack import through
 from moa.cost.sums import Count, of
 from moa.cost.traffic import Walk, streamed
@@ -58,7 +58,8 @@ def shares_of(kernel: Sized, capacities_bytes: tuple[int, ...]) -> Shares | None
     sizes = dict(kernel.sizes)
     while True:
         try:
-            moved = moved_by_array(replace(kernel, sizes=tuple(sizes.items())), capacities_bytes)
+            here = replace(kernel, sizes=tuple(sizes.items()))
+            moved = moved_by_array(short(here, {}) or here, capacities_bytes)
             break
         except TooLong:
             if (fewer := shorter(kernel.tiles, sizes)) == sizes:

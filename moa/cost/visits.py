@@ -10,20 +10,21 @@ import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from moa.cost.loose import bound, decided, somewhere
+from moa.cost.nests import Access, Blocks, Known, Place, Statement, described
 from moa.cost.reach import Range, Unknown, blocks, chunks, reach, runs
+from moa.cost.within import pieces
 from moa.domains.evaluate import holds, value_of
 from moa.loops import ELEMENT_BYTES, Element
 from moa.lower import PhaseLowering
-from moa.normal import Index, Scalar, choose, is_zero, lit, loads, rename
-from moa.poly import Poly, var
-from moa.tiles import Bounds, Loop, Map, Nest, Phase, Placed, Reduce, Sift, Sorted, Tiles, TileStmt, When
+from moa.poly import Poly
+from moa.tiles import Loop, Nest, Phase, Sift, Tiles, TileStmt, When
 
 LINE_BYTES = 64
-CHUNK = 16  # positions of a reduced axis that are visited together
+CHUNK = 16  # positions of a reduced axis that are visited together where all one by one would be long
 Box = tuple[Range, ...]
 Env = dict[str, Range]
 Event = tuple[int, int]  # part, and what comes: LOAD, STORE, or BACK of what a nearer cache held
@@ -79,76 +80,6 @@ class Region:
 SCRATCH = Region("", (), 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a tile is in scratch: its axes with their capacities and strides in elements, and its first byte.
-
-    pairs  the axis of which two positions are one element, or ""
-    """
-
-    axes: tuple[str, ...]
-    capacities: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int
-    pairs: str
-
-
-@dataclass(slots=True)
-class Access:
-    """A load or store in a nest, of an array or of a tile in its place.
-
-    lanes     the axis of rows that is in the lanes: in all of its capacity, or in vectors of it one by one
-    absolute  the variables whose values decide what is visited
-    relative  those of which positions inside the tile do
-    known     the visits that it was so far
-    """
-
-    array: str
-    index: Index
-    write: bool
-    place: Place | None
-    lanes: str | None
-    one_vector: bool
-    absolute: tuple[str, ...]
-    relative: tuple[str, ...]
-    known: dict[tuple[object, ...], tuple[int, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A statement of a nest: what it loads and then stores in each block, `over` being reduced inside the block.
-
-    across  whether it reduces over the blocks too: then its target is in registers until the end
-    start   what such a target is loaded from before the first block
-    """
-
-    over: tuple[str, ...]
-    read: tuple[Access, ...]
-    written: tuple[Access, ...]
-    across: bool
-    start: tuple[Access, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """A nest as it is walked.
-
-    loops     (axis, its blocks, largest first)
-    bounds    what each vector of rows visits of an axis, vectors being a loop around the nest
-    lane      their axis
-    absolute  the variables whose values decide what is visited; of `relative` ones only the length does
-    known     the sequences that it was so far
-    """
-
-    loops: tuple[tuple[str, tuple[int, ...]], ...]
-    bounds: Bounds | None
-    lane: str | None
-    statements: tuple[Statement, ...]
-    absolute: tuple[str, ...]
-    relative: tuple[str, ...]
-    known: dict[tuple[object, ...], int] = field(default_factory=dict)
-
-
 class Walk:
     """What was visited so far.
 
@@ -156,10 +87,19 @@ class Walk:
     """
 
     def __init__(
-        self, tiles: Tiles, each: Mapping[str, int], sizes: Mapping[str, int], most: int, loose: bool = False
+        self,
+        tiles: Tiles,
+        each: Mapping[str, int],
+        sizes: Mapping[str, int],
+        most: int,
+        loose: bool = False,
+        close: bool = True,
     ) -> None:
-        """each: the bytes of an element of each array; loose: what data say is as much as it may be, not Unknown"""
-        self.tiles, self.sizes, self.most, self.loose = tiles, dict(sizes), most, loose
+        """each: the bytes of an element of each array; loose: what data say is as much as it may be, not Unknown.
+
+        close: inside a block, each place after the other; else boxes of the block and of CHUNK positions
+        """
+        self.tiles, self.sizes, self.most, self.loose, self.close = tiles, dict(sizes), most, loose, close
         self.arrays = {
             a.name: Region(a.name, tuple(value_of(e, sizes) for e in a.shape), each[a.name]) for a in tiles.arrays
         }
@@ -214,12 +154,6 @@ class Walk:
         return Visits(tuple(sizes), tuple(arrays), merged, self.order)
 
 
-def once(how: Sorted | Placed, over: tuple[str, ...]) -> Scalar:
-    """What is read of each element where all of an axis is made at once, at the places of its target."""
-    read = how.key if isinstance(how, Sorted) else choose(is_zero(how.at), how.value, lit(0))
-    return rename(read, {v: var(how.axis) for v in over})
-
-
 def every(starts: Starts) -> Iterable[tuple[int, ...]]:
     return itertools.product(*starts)
 
@@ -246,6 +180,8 @@ class PhaseWalk:
                 strides = tuple(value_of(p, self.sizes) for p in store.strides[t.name])
                 offset = value_of(store.offsets[t.name], self.sizes)
                 self.places[t.name] = Place(t.axes, capacities, strides, offset, t.pairs)
+        floats = {a.name for a in walk.tiles.arrays if a.kind == "f"}
+        self.known = Known(phase, floats, walk.arrays.keys() - floats, self.places, self.row, width)
         self.nests: dict[int, Blocks] = {}
         self.most_rounds: int | None = None  # the most of a loop that no other one is around
 
@@ -304,75 +240,12 @@ class PhaseWalk:
     def nest(self, nest: Nest, env: Env, values: Mapping[str, int]) -> None:
         b = self.nests.get(id(nest))
         if b is None:
-            b = self.nests[id(nest)] = self.blocks(nest)
+            b = self.nests[id(nest)] = described(nest, self.known)
         key = (*[env[v] for v in b.absolute], *[env[v][1] - env[v][0] for v in b.relative])
         found = b.known.get(key)
         if found is None:
             found = b.known[key] = self.walk.sequence(tuple(self.visited(b, env, values)))
         self.walk.went(found)
-
-    def blocks(self, nest: Nest) -> Blocks:
-        """How a nest is walked: values of tiles that are written in it stay in registers."""
-        made = {s.target.args for s in nest.statements}
-        loops = {a for a, _ in nest.loops}
-        around = self.loops(nest)
-        one_vector = nest.bounds is not None or any(a == nest.lane for a, _ in around)
-        rows = (nest.lane if nest.lane == self.row else None, one_vector)
-        statements = []
-        for s in nest.statements:
-            value, over = s.value, s.over if isinstance(s, Reduce) else ()
-            if isinstance(s, Reduce) and s.how is not None:
-                value, over = once(s.how, over), ()
-            found = [x for x in dict.fromkeys(loads(value)) if x not in made or x[0] in self.walk.arrays]
-            read = tuple(a for array, index in found for a in self.access(array, index, False, *rows))
-            inside = tuple(a for a in over if a not in loops and a != nest.lane)
-            target, index = s.target.args
-            written = tuple(self.access(target, index, True, *rows))
-            across = any(a in loops for a in over)
-            begins = across and isinstance(s, Reduce) and not s.fresh and nest.lane not in over
-            start = tuple(self.access(target, index, False, *rows)) if begins else ()
-            statements.append(Statement(inside, read, written, across, start))
-        accesses = [a for s in statements for a in (*s.read, *s.written)]
-        absolute = {v for a in accesses for v in a.absolute}
-        relative = {a for a, _ in around} | {a for s in statements for a in s.over}
-        relative |= {v for a in accesses for v in a.relative}
-        bounds = nest.bounds
-        if bounds is not None:
-            used = {a.name.removesuffix("@0") for p in (bounds.lo, bounds.hi) for a in p.atoms() if a.kind == "var"}
-            absolute |= {bounds.axis, str(nest.lane)} | {v for v in used if not v.endswith("@v")}
-        ordered = (tuple(sorted(absolute)), tuple(sorted(relative - absolute)))
-        return Blocks(around, bounds, nest.lane, tuple(statements), *ordered)
-
-    def loops(self, nest: Nest) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """The loops of a nest: vectors of lanes are one too, but where all rows are in them, or lanes are summed."""
-        found = tuple((a, (size, 1)) for a, size in nest.loops)
-        lane = nest.lane
-        if lane is None or nest.bounds is not None:
-            return found
-        vectors = (lane, (self.width * nest.vectors, self.width))
-        along = [s for s in nest.statements if isinstance(s, Reduce) and lane in s.over]
-        if lane != self.row:
-            inside = any(nest.loops or s.target.args[1] for s in along)
-            return found if inside else (*found, vectors)
-        apart = any(lane in p.vars() for s in nest.statements for _, i in loads(s.value) for p in i[:-1])
-        maps = all(isinstance(s, Map) for s in nest.statements)
-        return (vectors, *found) if maps and apart else found
-
-    def access(self, array: str, index: Index, write: bool, lanes: str | None, one_vector: bool) -> Iterator[Access]:
-        """The access, unless it is of registers."""
-        place = self.places.get(array)
-        if place is None and array not in self.walk.arrays:
-            return
-        absolute: set[str] = set()
-        relative: set[str] = set()
-        for k, p in enumerate(index):
-            local = place is not None and p.as_var() == place.axes[k]
-            (relative if local else absolute).update(p.vars())
-            if place is not None and not local and self.origin(place.axes[k]):
-                absolute.add(place.axes[k])
-        relative -= absolute
-        ordered = (tuple(sorted(absolute)), tuple(sorted(relative)))
-        yield Access(array, index, write, place, lanes, one_vector, *ordered)
 
     def origin(self, axis: str) -> bool:
         """Whether tiles along an axis begin at a position of their own."""
@@ -381,49 +254,140 @@ class PhaseWalk:
     def visited(self, b: Blocks, env: Env, values: Mapping[str, int]) -> Iterator[int]:
         """The visits of a nest."""
         if not self.fine:
-            for a in (a for s in b.statements for a in (*s.read, *s.written)):
-                yield from self.visit(a, env, env)
+            for a in (a for s in b.statements for a in s.accesses):
+                yield from self.visit(a, self.all_lanes(b, env), env)
         elif b.bounds is None or b.lane is None:
-            yield from self.rounds(b, env, env)
+            yield from self.rounds(b, self.all_lanes(b, env), env)
         else:
             axis = b.bounds.axis
+            first, end = env[axis]
             for r in chunks(env[b.lane], self.width):
                 at = {**values, f"{b.lane}@v": r[0]}
-                lo, hi = self.within(b.bounds.lo, b.bounds.hi, at, env[axis][1])
-                lo, hi = max(lo, env[axis][0]), min(hi, env[axis][1])
+                lo, hi = self.within(b.bounds.lo, b.bounds.hi, at, end)
+                lo, hi = max(lo, first), min(hi, end)
+                if any(axis == p.pairs for p in self.places.values()):
+                    lo -= (lo - first) % 2
                 yield from self.rounds(b, {**env, b.lane: r, axis: (lo, max(lo, hi))}, env)
 
+    def all_lanes(self, b: Blocks, env: Env) -> Env:
+        """Where rows are in the lanes, all that a work item may have are computed."""
+        if b.lane is None or b.lane != self.row or b.bounds is not None:
+            return env
+        lo, _ = env[b.lane]
+        return {**env, b.lane: (lo, lo + self.phase.axis(b.lane).step)}
+
     def rounds(self, b: Blocks, env: Env, outer: Env) -> Iterator[int]:
-        """The visits of all statements for each block; `outer` has the origins of tiles."""
+        """The visits of all statements for each block; `outer` has the origins of tiles, and which rows there are."""
         names = [a for a, _ in b.loops]
-        for a in (a for s in b.statements for a in s.start):
+        for a in (a for s in b.statements if s.across for a in s.start):
             yield from self.visit(a, env, outer)
+        before = None
         for at in itertools.product(*(blocks(env[a], sizes) for a, sizes in b.loops)):
             here = {**env, **dict(zip(names, at, strict=True))}
+            if at[:-1] != before:
+                before = at[:-1]
+                for a, whole in ((a, self.whole_pairs(s, env)) for s in b.statements for a in s.held):
+                    yield from self.visit(a, {**here, **whole}, outer)
             for s in b.statements:
-                for part in itertools.product(*(pieces(env[a], CHUNK) for a in s.over)):
-                    inside = {**here, **dict(zip(s.over, part, strict=True))} if s.over else here
-                    for a in s.read:
-                        yield from self.visit(a, inside, outer)
-                for a in () if s.across else s.written:
-                    yield from self.visit(a, here, outer)
+                yield from self.block(b, s, here, outer)
+            for a in (a for s in b.statements if not s.across for a in s.written if a.place is not None):
+                yield from self.visit(a, here, outer)
         for a in (a for s in b.statements if s.across for a in s.written):
             yield from self.visit(a, env, outer)
+
+    def whole_pairs(self, s: Statement, env: Env) -> Env:
+        """What whole vectors of pairs there are of the lanes that a statement reduces."""
+        lo, hi = env[s.over[-1]]
+        return {s.over[-1]: (lo, hi - (hi - lo) % (2 * self.width))}
+
+    def block(self, b: Blocks, s: Statement, here: Env, outer: Env) -> Iterator[int]:
+        """The visits of a statement in one block, but for tiles, which are stored at its end."""
+        if not s.across:
+            yield from self.each(self.ordered(b, s, s.start, here), here, outer)
+        yield from self.each(self.ordered(b, s, s.fixed, here), here, outer)
+        if not s.over:
+            yield from self.each(self.ordered(b, s, s.at_once, here), here, outer)
+            return
+        lane = s.over[-1] if s.over[-1] == b.lane else None
+        read, held = self.ordered(b, s, s.read, here), self.ordered(b, s, s.held, here)
+        for part in itertools.product(*(self.parts(s, a, a == lane, here) for a in s.over)):
+            inside = {**here, **dict(zip(s.over, part, strict=True))}
+            yield from self.each(read, inside, outer)
+            if s.held and not self.in_whole_pairs(s, part[-1], here):
+                yield from self.each(held, inside, outer)
+        yield from self.each(self.ordered(b, s, s.at_once[len(s.read) :], here), here, outer)
+
+    def in_whole_pairs(self, s: Statement, part: Range, env: Env) -> bool:
+        return part[1] <= self.whole_pairs(s, env)[s.over[-1]][1]
+
+    def parts(self, s: Statement, axis: str, lanes: bool, env: Env) -> list[Range]:
+        """What is reduced of an axis at once: a position or a pair of them, or a vector along the lanes."""
+        if not self.walk.close:
+            return [env[axis]] if lanes else firsts(env[axis], CHUNK)
+        if not lanes:
+            return chunks(env[axis], 2 if s.paired else 1)
+        if not s.in_lanes:
+            return chunks(env[axis], self.width)
+        (lo, end), (_, hi) = self.whole_pairs(s, env)[axis], env[axis]
+        whole = chunks((lo, end), max(end - lo, 1) if s.few else 2 * self.width)
+        return [*whole, *chunks((end, hi), self.width)]
+
+    def ordered(self, b: Blocks, s: Statement, accesses: tuple[Access, ...], env: Env) -> list[tuple[Access, Env]]:
+        """Some loads and stores of a statement in one block, place by place: each with where it is in the block."""
+        if not accesses or not self.walk.close:
+            return [(a, {}) for a in accesses]
+        lanes = b.lane is not None and (b.lane in dict(b.loops) or (b.lane == self.row and b.bounds is None))
+        block = [(a, env[a][1] - env[a][0], 1) for a, _ in b.loops if a != b.lane]
+        if b.lane is not None and lanes:
+            block.append((b.lane, env[b.lane][1] - env[b.lane][0], self.width))
+        used = tuple(a.used for a in accesses)
+        key = (used, *(n for _, n, _ in block))
+        order = s.orders.get(key)
+        if order is None:
+            order = s.orders[key] = pieces(used, block)
+        return [(accesses[n], {v: (env[v][0] + lo, env[v][0] + hi) for v, (lo, hi) in at}) for n, at in order]
+
+    def each(self, accesses: list[tuple[Access, Env]], env: Env, outer: Env) -> Iterator[int]:
+        for a, at in accesses:
+            yield from self.visit(a, {**env, **at} if at else env, outer)
 
     def visit(self, a: Access, env: Env, outer: Env) -> tuple[int, ...]:
         """The numbers of the visits that an access is; none where nothing is touched."""
         inside = [(env[v][0] - outer[v][0], env[v][1] - outer[v][0]) for v in a.relative]
-        key = (*[env[v] for v in a.absolute], *inside)
+        key = (*[env[v] for v in a.absolute], *inside, outer[a.rows] if a.rows in a.absolute else None)
         found = a.known.get(key)
         if found is None:
-            found = a.known[key] = tuple(
-                self.of_array(a, env) if a.place is None else self.of_tile(a, a.place, env, outer)
-            )
+            found = a.known[key] = tuple(self.elements(a, env, outer))
         return found
 
-    def of_array(self, a: Access, env: Env) -> Iterator[int]:
+    def elements(self, a: Access, env: Env, outer: Env) -> Iterator[int]:
+        """The elements of an access; lanes that are stored one by one go through a vector of room."""
+        for at, room in self.by_lanes(a, env):
+            if room:
+                vector = 0, self.width * self.element_bytes
+                yield self.walk.kind(SCRATCH, (lines_of(vector, 1, 0),), True)
+            yield from self.of_array(a, at, outer) if a.place is None else self.of_tile(a, a.place, at, outer)
+
+    def by_lanes(self, a: Access, env: Env) -> Iterator[tuple[Env, bool]]:
+        """Where an access goes, and whether through room: then all lanes but the last, and that one."""
+        if a.apart is None:
+            yield env, False
+            return
+        lo, hi = env[a.apart]
+        room = a.apart == a.rows or (hi - lo) % self.width > 0
+        for r in ((lo, hi - 1), (hi - 1, hi)) if room else ((lo, hi),):
+            if r[0] < r[1]:
+                yield {**env, a.apart: r}, room
+
+    def of_array(self, a: Access, env: Env, outer: Env) -> Iterator[int]:
         region = self.walk.arrays[a.array]
-        box = [self.positions(p, env, n) for p, n in zip(a.index, region.shape, strict=True)]
+        if a.rows in a.used and a.rows is not None:  # rows beyond the last one are that one again
+            (lo, hi), (_, end) = env[a.rows], outer[a.rows]
+            env = {**env, a.rows: (min(lo, end - 1), min(hi, end))}
+        box = [
+            self.positions(p, env, n) if v is None else (env[v][0], min(env[v][1], n))
+            for p, v, n in zip(a.index, a.plain, region.shape, strict=True)
+        ]
         if any(hi <= lo for lo, hi in box):
             return
         if region.whole_lines:
@@ -450,9 +414,9 @@ class PhaseWalk:
         for p, axis, capacity in zip(a.index, place.axes, place.capacities, strict=True):
             lo, hi = reach(p, env, self.sizes)
             first = outer[axis][0] if self.origin(axis) else 0
-            if axis == a.lanes and p.as_var() == axis and axis != place.pairs:
+            if axis == a.rows and p.as_var() == axis and axis != place.pairs:
                 vectors = -(-(hi - lo + 1) // self.width)
-                local.append((lo - first, lo - first + vectors * self.width) if a.one_vector else (0, capacity))
+                local.append((lo - first, lo - first + vectors * self.width))
                 continue
             start, end = max(lo - first, 0), hi - first + 1
             if axis == place.pairs:
@@ -465,7 +429,7 @@ class PhaseWalk:
             yield self.walk.kind(SCRATCH, (lines_of(r, self.element_bytes, place.offset),), a.write)
 
 
-def pieces(r: Range, size: int) -> list[Range]:
+def firsts(r: Range, size: int) -> list[Range]:
     """Chunks, each as its first position and the rest of it: what is come back to lies between lines that are new."""
     out = []
     for lo, hi in chunks(r, size):
