@@ -92,6 +92,7 @@ class Around:
     axis     that of the loop over tiles, if it stands in one
     vectors  along the lane axis of the statement; 0 where that is not known
     alone    it shares no nest
+    lines    the axes along which arrays in memory are read in order, whose extents are whole vectors
     """
 
     static: frozenset[str] = frozenset()
@@ -99,6 +100,7 @@ class Around:
     axis: str | None = None
     vectors: int = 0
     alone: bool = False
+    lines: frozenset[str] = frozenset()
 
 
 def place(
@@ -135,6 +137,8 @@ def blocked(nest: Nest, statement: Map | Reduce, s: Strategy, around: Around) ->
         return replace(nest, loops=(*nest.loops[:-1], (own[-1], s.width)), ahead=ahead)
     if own:
         sizes[own[-1]] = max(sizes[own[-1]], s.block if inside else s.map_block)
+        if inside and own[-1] in around.lines and nest.lane in around.static and s.rows == s.width and not s.warps:
+            sizes[own[-1]] = max(sizes[own[-1]], s.width)  # a line of each row at once, which need not be found again
     if s.warps or nest.lane is None or nest.lane in around.static or not (inside or across):
         return replace(nest, loops=tuple(sizes.items()))
     if around.row in sizes:

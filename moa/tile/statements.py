@@ -442,8 +442,15 @@ class Statements(ABC):
             scope.loop,
             0 if lane is None else (self.axes[lane].capacity.as_int() or 0) // s.width,
             alone or (isinstance(statement, Reduce) and self.integral(statement.target)),  # not in the lanes of others
+            self.in_lines(statement.value),
         )
         place(scope.out, statement, loops, lane, s, around)
+
+    def in_lines(self, value: Scalar) -> frozenset[str]:
+        """The axes along which arrays in memory are read in order, of whole vectors."""
+        last = (index[-1].as_var() for array, index in loads(value) if index and array in self.plan.memory)
+        extents = ((v, self.axes[v].extent.as_int()) for v in last if v in self.axes)
+        return frozenset(v for v, n in extents if n and n % self.plan.strategy.width == 0)
 
     def turned(self, value: Scalar, lane: str, along: tuple[str, ...], scope: Scope, reduced: bool) -> Scalar:
         """The value with matrices that are strided along the lanes and contiguous along an axis read from tiles.
