@@ -118,6 +118,8 @@ class Printer(Family):
                 return self.insert(s, args)
             case "extract":
                 return f"{args[0]}[{s.attrs[0]}]" if isinstance(s.args[0], Name) else f"({args[0]})[{s.attrs[0]}]"
+            case "sums":
+                return f"MOA_SUMS_{len(args)}({', '.join(args)})"
             case "turn":
                 step, half = s.attrs
                 own = [k - k % (2 * step) + half * step + k % step for k in range(self.width)]

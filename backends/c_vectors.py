@@ -10,6 +10,7 @@ import re
 
 from moa.backends.c_across import ACROSS_VECTORS, LAST, steps
 from moa.backends.c_pairs import PAIR_VECTORS
+from moa.backends.c_sums import sums
 
 SCALARS = r"""
 #include <stddef.h>
@@ -377,6 +378,7 @@ DTYPES = {
     "f32": {
         "FLOAT": "float", "UINT": "uint32_t", "INT": "int32_t", "SUFFIX": "f", "PS": "ps", "EPI": "epi32",
         "M256": "__m256", "M128": "__m128",
+        "WIDER": "_mm512_castps256_ps512", "BOTH": "_mm512_insertf32x8",
         "LOWHALF": "_mm512_castps512_ps256", "HIGHHALF": "_mm512_extractf32x8_ps",
         "LOWQUARTER": "_mm256_castps256_ps128", "HIGHQUARTER": "_mm256_extractf128_ps",
         "NEONV": "float32x4_t", "NEON": "f32", "LANE": "4", "SHIFT": "23", "EL": "f32",
@@ -386,6 +388,7 @@ DTYPES = {
     "f64": {
         "FLOAT": "double", "UINT": "uint64_t", "INT": "int64_t", "SUFFIX": "", "PS": "pd", "EPI": "epi64",
         "M256": "__m256d", "M128": "__m128d",
+        "WIDER": "_mm512_castpd256_pd512", "BOTH": "_mm512_insertf64x4",
         "LOWHALF": "_mm512_castpd512_pd256", "HIGHHALF": "_mm512_extractf64x4_pd",
         "LOWQUARTER": "_mm256_castpd256_pd128", "HIGHQUARTER": "_mm256_extractf128_pd",
         "NEONV": "float64x2_t", "NEON": "f64", "LANE": "8", "SHIFT": "52", "EL": "f64",
@@ -428,4 +431,5 @@ def vectors(dtype: str, width: int) -> str:
         "EVERY_OTHER": ", ".join(f"{k | (k + width) << 16:#x}" for k in range(width)),
     }
     short = filled(SHORT_VECTORS + PAIR_VECTORS, words) if dtype == "f32" else ""
-    return (AVX512 if size == 64 else "") + filled(VECTORS + ACROSS_VECTORS, words).lstrip("\n") + short
+    across = ACROSS_VECTORS + sums(width, size // width)
+    return (AVX512 if size == 64 else "") + filled(VECTORS + across, words).lstrip("\n") + short

@@ -13,6 +13,8 @@ from typing import assert_never
 from moa.backends.llvm_elements import load, store, tested
 from moa.backends.llvm_floats import fraction, mantissa_or_exponent, scale
 from moa.backends.llvm_pairs import dot2, pair, weave
+from moa.backends.llvm_stores import Stores
+from moa.backends.llvm_sums import sums
 from moa.backends.llvm_text import MEMORY, Target, Text, host, suffix
 from moa.loops import Arg, CallFn, Const, Fn, For, If, Loops, Op, Stmt
 from moa.pointers import with_pointers
@@ -66,6 +68,7 @@ class Printer(Text):
         assert not entry or "".join(p.type for p in f.params) == "piip", f"the parameters of the entry {f.name}"
         self.lines, self.temporaries, self.labels, self.block = [], 0, 0, "entry"
         self.packed = f"%{f.params[0]}" if entry else None
+        self.stores = Stores()
         self.body(f.body)
         params = ", ".join(f"{self.types[p.type]} %{p}" for p in f.params)
         linkage = "" if entry else "internal fastcc "
@@ -73,6 +76,7 @@ class Printer(Text):
         return "\n".join([head, *self.lines, "  ret void", "}"])
 
     def body(self, body: tuple[Stmt, ...]) -> None:
+        self.stores.last = None
         for s in body:
             match s:
                 case Op():
@@ -86,6 +90,8 @@ class Printer(Text):
                     self.put(f"call fastcc void @{symbol(self.loops, s.function)}({args})")
                 case _:
                     assert_never(s)
+            if not isinstance(s, Op):
+                self.stores.last = None
 
     def loop(self, s: For) -> None:
         n = self.label()
@@ -143,6 +149,7 @@ class Printer(Text):
             self.put(f"%{s.result} = {text}")
         elif text:
             self.put(text)
+        self.stores.note(s, len(self.lines) - 1)
 
     def text(self, s: Op) -> str:
         """The text of the last instruction of s, which yields its result; those before it are put."""
@@ -211,6 +218,8 @@ class Printer(Text):
                 return weave(self, args, s.attrs[0])
             case "reduce":
                 return self.reduce(s.attrs[0], args[0])
+            case "sums":
+                return sums(self, args)
             case "turn":
                 step, half = s.attrs
                 own = [k - k % (2 * step) + half * step + k % step for k in range(self.width)]
@@ -233,7 +242,7 @@ class Printer(Text):
                 hints = ("i32 0", "i32 2", "i32 1")
                 return self.call("llvm.prefetch.p0", "void", f"ptr {place}", *hints, immediate=(1, 2, 3))
             case "store" | "storem":
-                return store(self, s, args)
+                return self.stores.both(self, s) or store(self, s, args)
             case _:
                 raise AssertionError(f"no text for the instruction: {s}")
 

@@ -29,6 +29,8 @@ Instructions (result type <- operand types):
     mantissa exponent                    f <- f: x = mantissa * 2**exponent, mantissa in [0.75, 1.5), for finite x > 0
     reduce                               f <- v     attrs (operator,): add mul max min maxn minn (NaN as fmax .. fminn);
                                                            lane i with lane i + width / 2, until one is left
+    sums                                 v <- v ..      lane k: the sum of the lanes of operand k, as by reduce; of
+                                                           2, 4, 8 .. operands; lanes above are of no interest
     insert v<-v f, extract f<-v          attrs (lane,)
     turn                                 v <- v v       attrs (step, half): of pairs of groups of `step` lanes the
                                                            first (half 0) or second one, of both operands in turn

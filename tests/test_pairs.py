@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from chain import MINIATURES, Chain, stored
-from loops_by_hand import Hand, agree, array, entry, packed, same_bits
+from loops_by_hand import FLOATS, Hand, agree, array, entry, packed, same_bits
 from programs import numbered
 
 import moa
 from moa.backends.c_build import FLAGS, build, compiler
-from moa.backends.llvm import host
+from moa.backends.llvm import host, print_llvm
 from moa.backends.llvm_pairs import has_pairs
 from moa.interp.floats import bf16_bits, bf16_value, dot2, pair
 from moa.interp.loops import run
@@ -288,24 +288,76 @@ def test_products_that_there_are_not() -> None:
             moa.compile("sum(X)", dtype=dtype, products=products, X="n")
 
 
-def test_sums_of_several_vectors_have_the_bits_of_one() -> None:
-    for width, count in ((2, 5), (8, 13), (16, 16), (16, 23)):
-        h = Hand("f32", width)
-        x, y, z = (h.arg("p", k) for k in range(3))
-        b = Builder("sums", None)
-        vectors: list[Arg] = [b.new("v", 0) for _ in range(count)]
-        sums = lane_sums(b, vectors, width)
-        given = {v: h.op("v", "load", x, k * width, attrs=("f32", False)) for k, v in enumerate(vectors)}
-        for s in b.blocks[0].out:
-            assert isinstance(s, Op) and s.result is not None
-            given[s.result] = h.op(s.result.type, s.op, *(given[a] for a in s.args), attrs=s.attrs)
-        for k, (v, s) in enumerate(zip(vectors, sums, strict=True)):
-            h.do("store", y, k, given[s], attrs=("f32", False))
-            h.do("store", z, k, h.op("f", "reduce", given[v], attrs=("add",)), attrs=("f32", False))
-        out = {"y": np.zeros(count, np.float32), "z": np.zeros(count, np.float32)}
-        data = np.random.default_rng(count).standard_normal(count * width).astype(np.float32)
-        got = agree(h.loops(), ["x", "y", "z"], 1, {"x": data, **out}, [HOST])
-        assert same_bits(got["y"], got["z"]) and np.unique(got["y"]).size == count
+def sums_by_hand(dtype: str, width: int, count: int) -> Loops:
+    """y = the sums of the lanes of vectors at once, z = one by one."""
+    h = Hand(dtype, width)
+    x, y, z = (h.arg("p", k) for k in range(3))
+    b = Builder("sums", None)
+    vectors: list[Arg] = [b.new("v", 0) for _ in range(count)]
+    sums = lane_sums(b, vectors, width)
+    given = {v: h.op("v", "load", x, k * width, attrs=(dtype, False)) for k, v in enumerate(vectors)}
+    for s in b.blocks[0].out:
+        assert isinstance(s, Op) and s.result is not None
+        given[s.result] = h.op(s.result.type, s.op, *(given[a] for a in s.args), attrs=s.attrs)
+    for k, (v, s) in enumerate(zip(vectors, sums, strict=True)):
+        h.do("store", y, k, given[s], attrs=(dtype, False))
+        h.do("store", z, k, h.op("f", "reduce", given[v], attrs=("add",)), attrs=(dtype, False))
+    return h.loops()
+
+
+def sums_data(dtype: str, width: int, count: int) -> dict[str, Any]:
+    kind = FLOATS[dtype]
+    x = np.random.default_rng(count).standard_normal(count * width).astype(kind)
+    if count > 20:
+        x[::7], x[width] = np.inf, np.nan
+    return {"x": x, "y": np.zeros(count, kind), "z": np.zeros(count, kind)}
+
+
+SUMS = [("f32", 2, 5), ("f32", 4, 6), ("f32", 8, 13), ("f32", 16, 16), ("f32", 16, 23), ("f64", 4, 11), ("f64", 8, 15)]
+
+
+@pytest.mark.parametrize(("dtype", "width", "count"), SUMS)
+def test_sums_of_several_vectors_have_the_bits_of_one(dtype: str, width: int, count: int) -> None:
+    data = sums_data(dtype, width, count)
+    got = agree(sums_by_hand(dtype, width, count), list("xyz"), 1, data, [HOST])
+    assert same_bits(got["y"], got["z"])
+    assert count > 20 or np.unique(got["y"]).size == count
+
+
+@pytest.mark.skipif(not compiler(), reason="there is no C compiler")
+@pytest.mark.parametrize("flags", [FLAGS, tuple(f for f in FLAGS if f != "-march=native")], ids=["host", "baseline"])
+def test_sums_in_c(flags: tuple[str, ...]) -> None:
+    for dtype, width, count in SUMS if flags is FLAGS else SUMS[1::3]:
+        data, loops = sums_data(dtype, width, count), sums_by_hand(dtype, width, count)
+        got = {k: array(v, v.dtype) for k, v in data.items()}
+        entry(build(loops, flags).phases[0])(packed(list("xyz"), got).ctypes.data, 0, 1, 0)
+        meant = agree(loops, list("xyz"), 1, data, [HOST])
+        assert all(same_bits(meant[k], got[k]) for k in "yz"), (dtype, width)
+
+
+def test_neighbours_are_stored_at_once() -> None:
+    """Where a lane and the next one are stored side by side, and nothing is read in between."""
+    h = Hand("f32", 8)
+    x, y = (h.arg("p", k) for k in range(2))
+
+    def body(item: Name) -> tuple[Arg, ...]:
+        start = h.op("i", "imul", item, 16)
+        v = h.op("v", "load", x, start, attrs=("f32", False))
+        lanes = [h.op("f", "extract", v, attrs=(k,)) for k in range(8)]
+        for at, k in enumerate((0, 1, 3, 2, 5, 6, 6, 7)):  # two pairs, and what are none
+            h.do("store", y, h.op("i", "iadd", start, at) if at else start, lanes[k], attrs=("f32", False))
+        h.do("store", y, h.op("i", "iadd", start, 8), lanes[4], attrs=("f32", False))
+        read = h.op("f", "load", y, h.op("i", "iadd", start, 8), attrs=("f32", False))
+        h.do("store", y, h.op("i", "iadd", start, 9), lanes[5], attrs=("f32", False))
+        h.do("store", y, h.op("i", "iadd", start, 11), lanes[6], attrs=("f32", False))
+        h.do("store", y, h.op("i", "iadd", start, 12), read, attrs=("f32", False))
+        h.do("store", y, h.op("i", "iadd", start, 13), lanes[7], attrs=("f32", False))
+        return ()
+
+    h.loop(h.params[1], h.params[2], (), body)
+    data = {"x": np.random.default_rng(0).standard_normal(48).astype(np.float32), "y": np.zeros(48, np.float32)}
+    agree(h.loops(), list("xy"), 3, data, [HOST])
+    assert print_llvm(h.loops(), HOST).count("store <2 x float>") == 2
 
 
 def test_random_programs_interpreted() -> None:

@@ -250,6 +250,11 @@ class Machine:
                 while len(x) > 1:
                     x = PURE[PAIRS[s.attrs[0]]](x[: len(x) // 2], x[len(x) // 2 :])
                 value = x[0]
+            case "sums", [*vectors]:
+                rows = np.array(vectors)
+                while rows.shape[1] > 1:
+                    rows = rows[:, : rows.shape[1] // 2] + rows[:, rows.shape[1] // 2 :]
+                value = np.resize(rows, self.width)
             case "insert", [x, y]:
                 value = np.where(lanes == s.attrs[0], y, x)
             case "extract", [x]:

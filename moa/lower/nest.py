@@ -489,9 +489,10 @@ class NestLowering(Pairs):
 
         start: list[Arg] = [Const(self.identity(s.op), "v") for _ in places]
         vectors = rounds(others, {}, start)
+        at_once = s.op == "add" and not self.store.warps
         values = (
             lane_sums(self.b, vectors, w)
-            if s.paired
+            if at_once
             else [self.b.pure("f", "reduce", x, attrs=(FOLDED[s.op],)) for x in vectors]
         )
         for p, value in zip(places, values, strict=True):
