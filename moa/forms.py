@@ -25,6 +25,7 @@ from moa.laws.parts import Parted
 from moa.laws.readers import apart, with_recurrences
 from moa.laws.reading import Stays
 from moa.laws.reassociate import Reassociated, opens
+from moa.laws.rounds import Rounds
 from moa.laws.sign import nonpositive_steps
 from moa.laws.split import conjuncts
 from moa.laws.table import LAWS
@@ -42,6 +43,7 @@ from moa.words import memory_words
 
 MAX_FORMS = 6  # beyond these, further orders of a chain are not looked at
 LENGTHS = (32, 64, 128, 256)  # of chunks that are looked at
+ROUNDS = (32, 64)  # of chunks one behind the other: longer ones only compute more, as no state leaves for memory
 MANY = 1 << 30  # items of a system without traversals: its work is divided anywhere
 MARGIN = 0.8  # of most forms: their operations are of another kind than those of the form as written
 CLEARLY = 0.9  # of the time of others, for forms in chunks: what is read inside them may have to be made again
@@ -58,7 +60,7 @@ class Outline:
     sequences   how many recurrences (or chunks) can run at once: the extents along which they are independent
     items       how many rows the longest traversal is computed for: each is the work of one thread
     margin      it is taken where it takes less than this share of the time of the form as written
-    weight      what a sequential operation is, one of `moa.machine.OPERATIONS`: "step" or "chunk"
+    weight      what a sequential operation is, one of `moa.machine.OPERATIONS`: "step", "chunk" or "round"
     words       that pass through memory: arguments, results, and twice what is stored in between
     state       words that recurrences hold from step to step, and how many are touched in all steps together
     """
@@ -135,10 +137,11 @@ class Form(Outline):
 
 
 def in_lengths(forms: tuple[Form, ...]) -> tuple[Form, ...]:
-    """The forms, each that goes by chunks followed by the same in chunks of the other LENGTHS."""
+    """The forms, each that goes by chunks followed by the same in chunks of the other lengths."""
     out = []
     for f in forms:
-        others = () if f.by_length is None else (n for n in LENGTHS if not f.name.endswith(f" by {n}"))
+        lengths = ROUNDS if f.weight == "round" else LENGTHS
+        others = () if f.by_length is None else (n for n in lengths if not f.name.endswith(f" by {n}"))
         out += [f, *(f.by_length(n) for n in others if f.by_length)]
     return tuple(out)
 
@@ -184,6 +187,7 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
     held = beside = _with_one_state(streamed, trace, trace)
     out = [_form("as written", held, tuple(trace.steps))]
     orders = [_Order(normal, frozenset(), frozenset(), frozenset(), ())]
+    rounds: list[Form | None] = []
     for order in orders:
         own = Trace(steps=list(order.steps))
         if order.opened:
@@ -204,6 +208,7 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
         chunked = _chunked(order, trace)
         if chunked is not None:
             out.append(chunked)
+            rounds.append(_in_rounds(order, trace))
         if len(out) >= MAX_FORMS:
             break
         for more in _orders(order, trace):
@@ -212,7 +217,7 @@ def forms_of(normal: Normal, streamed: Normal, trace: Trace) -> tuple[Form, ...]
     others = (
         _more_passes(normal, written, trace), _parted(out[0], written, trace), _side_by_side(out[0], beside, trace)
     )  # fmt: skip
-    return (*out, *(f for f in others if f is not None))
+    return (*out, *(f for f in (*rounds, *others) if f is not None))
 
 
 def _more_passes(normal: Normal, streamed: Normal, trace: Trace) -> Form | None:
@@ -470,8 +475,7 @@ def _chunked(order: _Order, trace: Trace, **of_length: int) -> Form | None:
         stored.append(found.sums.name)
         away.add(found.far.name)
         length = "" if found.sums.red is None else str(found.sums.red[1])
-        text = "; ".join(map(str, (found.near, found.sums, found.far)))
-        steps.append(Step("chunk", e.name, str(e), text, found.conditions, contract=LAWS["chunk"].contract))
+        steps.append(_chunk_step(e, found))
     if not new:
         return None
     others = {e.name: (x.inner, x.outer) for e, x in order.made if e.name not in new}
@@ -495,6 +499,57 @@ def _chunked(order: _Order, trace: Trace, **of_length: int) -> Form | None:
     beyond = flops(form.streamed, within=0)[0]
     form = replace(form, sequential=beyond, sequences=states[0].axis[1], weight="chunk")
     return form if of_length else replace(form, by_length=_each_once(partial(_chunked, order)))
+
+
+def _chunk_step(e: Eq, found: Chunked) -> Step:
+    text = "; ".join(map(str, (found.near, found.sums, found.far)))
+    return Step("chunk", e.name, str(e), text, found.conditions, contract=LAWS["chunk"].contract)
+
+
+def _in_rounds(order: _Order, trace: Trace, **of_length: int) -> Form | None:
+    """The form of an order in which chunks follow each other, each done in one step; None if there is none.
+
+    of_length  `length`, or nothing: that of the law
+    """
+    assert order.before is not None
+    before = order.before
+    names = Names(before)
+    names.taken |= {c.name for r in before.recurrences for c in r.components}
+    falling = nonpositive_steps(before.recurrences)
+    found: list[tuple[Eq, Chunked]] = []
+    for e, made in order.made:
+        try:
+            chunked: Chunked = LAWS["chunk"].apply(e, made, falling, partial(_fresh, names), **of_length)
+        except Stays:  # it was told why
+            continue
+        found.append((e, chunked))
+        names.taken |= {chunked.near.name, chunked.sums.name, chunked.far.name}
+        names.taken |= {c.name for c in chunked.states.components}
+    try:
+        rounds: Rounds = LAWS["in rounds"].apply(before, found, partial(_fresh, names))
+    except Stays as reason:
+        _refuse(trace, "in rounds", ", ".join(e.name for e, _ in found), str(reason))
+        return None
+    law = LAWS["in rounds"]
+    text = ", ".join(e.name for e, _ in found)
+    steps = [_chunk_step(e, c) for e, c in found]
+    steps.append(Step(law.name, text, str(order), str(rounds.recurrence), rounds.conditions, contract=law.contract))
+    _extend(trace, steps)
+    others = {e.name: (x.inner, x.outer) for e, x in order.made if all(e.name != y.name for y, _ in found)}
+    equations: list[Eq | Fold] = []
+    for x in rounds.system.equations:
+        equations += others.get(x.name, (x,))
+    own = Trace(steps=[*order.steps, *steps])
+    system = replace(rounds.system, equations=tuple(equations))
+    scalars = [x for c in rounds.recurrence.components for x in (c.start, c.body)]
+    scalars += [x for e in (*rounds.recurrence.maps, *rounds.recurrence.readers) for _, x in e.pieces]
+    read = {a for x in scalars for a in reads(x)} & {n for e in equations for n in defines(e)}
+    system = replace(system, stored=(*system.stored, *sorted(read - set(system.stored))))
+    streamed = streamed_beside(replace(system, equations=_live(equations, system)), own)[0]
+    length = next(str(c.sums.red[1]) for _, c in found if c.sums.red is not None)
+    form = _form("; ".join(filter(None, (str(order), f"round {text} by {length}"))), streamed, tuple(own.steps))
+    form = replace(form, weight="round")
+    return form if of_length else replace(form, by_length=_each_once(partial(_in_rounds, order)))
 
 
 def _live(equations: list[Eq | Fold], normal: Normal) -> tuple[Eq | Fold, ...]:

@@ -45,11 +45,12 @@ OPTIONAL = {"source", "ways", "shared", "capacity_bytes", "operations"}
 # What one costs in operations of a product of tiles, as measured on a server of two Zen 4 cores; a machine may differ.
 #   step      an operation of a recurrence: its state goes through the nearest cache at each step
 #   chunk     an operation of a form in chunks
+#   round     an operation of a form whose chunks follow one another, with all that belongs to one at hand
 #   few       an operation for fewer rows than a vector has lanes
 #   function  an exponential, a logarithm, a root, tanh or erf
 #   phase     all threads come to the end of one phase, and begin the next
 #   wake      another thread: for less work than this, about 100 us, one thread does all
-OPERATIONS = {"step": 2.5, "chunk": 2.5, "few": 1.45, "function": 20.0, "phase": 5e5, "wake": 6e6}
+OPERATIONS = {"step": 2.5, "chunk": 2.5, "round": 1.25, "few": 1.45, "function": 20.0, "phase": 5e5, "wake": 6e6}
 
 
 @dataclass(frozen=True, slots=True)

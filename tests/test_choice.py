@@ -151,9 +151,9 @@ def test_sums_that_phases_share_are_stored_where_they_are_long() -> None:
 
 
 def test_a_state_that_leaves_the_cache_is_not_carried() -> None:
-    """Carried where the state stays near; as written where each step would fetch it from memory."""
+    """In rounds where the state stays near; as written where each step would fetch it from memory."""
     k, sizes = fresh("linear"), {"n": 2000, "dk": 64, "dv": 64}
-    assert "carry" in k.form_at(sizes, machine=ZEN)
+    assert "round " in k.form_at(sizes, machine=ZEN)
     far = with_caches(ZEN, 4, 8, 12, slower=200)
     assert k.form_at(sizes, machine=far) == "as written"
     forms = {f.name: dict(f.times_s(sizes, 1, far)) for f in k.derivation.forms}
@@ -162,10 +162,15 @@ def test_a_state_that_leaves_the_cache_is_not_carried() -> None:
 
 def test_weights_are_those_of_the_machine() -> None:
     k, sizes = fresh("linear"), {"n": 2000, "dk": 64, "dv": 64}
-    assert "carry" in k.form_at(sizes, machine=ZEN)
-    assert k.form_at(sizes, machine=replace(ZEN, operations=(("step", 100.0), ("chunk", 100.0)))) == "as written"
-    cheap = replace(ZEN, operations=(("step", 100.0), ("chunk", 0.1)))
-    assert "chunk" in k.form_at(sizes, machine=cheap)
+    assert "round " in k.form_at(sizes, machine=ZEN)
+
+    def at(step: float, chunk: float, rounds: float) -> str:
+        weights = (("step", step), ("chunk", chunk), ("round", rounds))
+        return k.form_at(sizes, machine=replace(ZEN, operations=weights))
+
+    assert at(100, 100, 100) == "as written"
+    assert "chunk" in at(100, 0.1, 100)
+    assert "carry" in at(0.1, 100, 100)
 
 
 def test_parts_where_threads_outnumber_rows() -> None:

@@ -55,6 +55,7 @@ def test_every_law_of_the_book_has_a_test() -> None:
         "reassociate",
         "carry",
         "chunk",
+        "in rounds",
         "merge",
         "beside a scan",
         "affine",

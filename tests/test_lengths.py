@@ -104,7 +104,7 @@ def with_memory(bytes_per_s: float) -> Machine:
     l1, l2, _, dram = ZEN.levels
     levels = replace(l1, capacity_bytes=32 << 10), replace(l2, capacity_bytes=256 << 10), dram
     levels = (*levels[:2], replace(dram, bytes_per_s=bytes_per_s))
-    return replace(ZEN, levels=levels, operations=(("step", 100.0),))
+    return replace(ZEN, levels=levels, operations=(("step", 100.0), ("round", 100.0)))
 
 
 @pytest.mark.parametrize(("bytes_per_s", "length"), [(1e12, 32), (12e9, 64), (4e9, 128), (1e9, 256)])

@@ -65,7 +65,7 @@ class Products:
         env = {a.axis: Span(a.origin, a.end()) for a in self.walk.items}
         for x in self.phase.axes:
             if x.role == "whole":
-                env[x.name] = Span(const(0), x.extent)
+                env[x.name] = Span(const(0), x.capacity if x.extent.vars() else x.extent)
         by_depth: dict[Poly, Count] = {}
         for depth, pairs in self.body(self.phase.body, env, {}):
             by_depth[depth] = by_depth.get(depth, Count()) + of(pairs, (), self.walk.items)

@@ -128,7 +128,7 @@ def sketch(tiles: Tiles, phase: Phase, keys: int, maps: Mapping[str, Poly]) -> S
     lengths = {}
     for a in phase.axes:
         names = {"item": size(ROWS) if a.step > 1 else const(1), "loop": size(KEYS) if a.step == keys else a.capacity}
-        lengths[a.name] = names.get(a.role, a.extent)
+        lengths[a.name] = names.get(a.role, a.capacity)
     row = next((a for a in phase.axes if a.role == "item" and a.step > 1), None)
     items = product(phase.axis(a).extent for a in phase.items if row is None or a != row.name)
     scratch = const(0)

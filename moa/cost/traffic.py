@@ -134,7 +134,7 @@ class Walk:
         env = {a.axis: Span(a.origin, a.end()) for a in self.items}
         for x in self.phase.axes:
             if x.role == "whole":
-                env[x.name] = Span(const(0), x.extent)
+                env[x.name] = Span(const(0), x.capacity if x.extent.vars() else x.extent)
         self.touches = self.body(self.phase.body, env, {})
 
     def arrays(self) -> tuple[str, ...]:

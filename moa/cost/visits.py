@@ -190,7 +190,7 @@ class PhaseWalk:
         phase = self.phase
         axes = [phase.axis(v) for v in phase.items]
         extents = [value_of(a.extent, self.sizes) for a in axes]
-        whole = {a.name: (0, value_of(a.extent, self.sizes)) for a in phase.axes if a.role == "whole"}
+        whole = self.whole(self.sizes)
         starts = []
         for a, extent in zip(axes, extents, strict=True):
             found = range(0, extent, a.step)
@@ -212,14 +212,20 @@ class PhaseWalk:
                     step = self.phase.axis(s.axis).step
                     lo, hi = self.ends(s, values)
                     for o in range(lo, hi, step)[:most]:
-                        inside = {**env, s.axis: (o, min(o + step, hi))}
-                        self.body(s.body, inside, {**values, s.axis: o, f"{s.axis}@0": o})
+                        here = {**values, s.axis: o, f"{s.axis}@0": o}
+                        inside = {**env, s.axis: (o, min(o + step, hi)), **self.whole(here, s.axis)}
+                        self.body(s.body, inside, here)
                 case When():
                     self.body(self.branch(s, values), env, values)
                 case Sift():
                     if not self.walk.loose:
                         raise Unknown(str(s.conds))
                     self.body(longer(s.every, s.some), env, values)
+
+    def whole(self, values: Mapping[str, int], loop: str = "") -> Env:
+        """The axes that are there as a whole, or, of a loop, those that end where its round does."""
+        found = (a for a in self.phase.axes if a.role == "whole" and a.extent.vars() == ({loop} if loop else set()))
+        return {a.name: (0, value_of(a.extent, values)) for a in found}
 
     def ends(self, s: Loop, values: Mapping[str, int]) -> Range:
         """Where a loop begins and ends."""

@@ -117,7 +117,10 @@ def forms(names: Names) -> list[str]:
     for f in found:
         name = names.text(("inlined", ""), f.name)
         here = " (this page)" if f.name == names.form.name else ""
-        if any(s.law == "chunk" for s in f.steps):
+        if any(s.law == "in rounds" for s in f.steps):
+            count = next(r.axis[1] for r in f.streamed.recurrences if r.name.endswith(".rounds"))
+            order = f", {names.poly(('streamed', ''), count)} rounds one after the other"
+        elif any(s.law == "chunk" for s in f.steps):
             order = f", {names.poly(('streamed', ''), f.sequences)} chunks at once"
         elif str(f.sequential) != "0":
             order = f", {factored(f.sequential)} of them one step after the other"

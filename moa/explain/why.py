@@ -23,7 +23,7 @@ from moa.tile import Strategy
 if TYPE_CHECKING:
     from moa.kernel import Kernel
 
-MAKERS = ("reassociate", "carry", "chunk", "merge")  # laws that make forms
+MAKERS = ("reassociate", "carry", "chunk", "in rounds", "merge")  # laws that make forms
 HEAD = ("", "predicted time", "waits for", "words", "")
 
 

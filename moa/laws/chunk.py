@@ -18,6 +18,7 @@ from moa.laws.reference import plain_member
 from moa.laws.table import LAWS
 from moa.normal import (
     TRUE,
+    Axis,
     Component,
     Eq,
     Index,
@@ -49,6 +50,7 @@ class Chunked:
     sums     what each chunk adds to the state, at its last row
     states   the recurrence that makes the state before each chunk
     far      what a row takes from the state before its chunk
+    row      the axis that goes by chunks
     """
 
     whole: Eq
@@ -56,6 +58,7 @@ class Chunked:
     sums: Eq
     states: Recurrence
     far: Eq
+    row: Axis
     conditions: tuple[tuple[str, str], ...]
 
 
@@ -152,7 +155,7 @@ def chunk(e: Eq, made: Reassociated, falling: Set[str], fresh: Callable[[str], s
         (f"chunks of {length} rows", "choice"),
         *made.conditions,
     )
-    return Chunked(whole, near, sums, states, away, conditions)
+    return Chunked(whole, near, sums, states, away, row, conditions)
 
 
 def _weights(inner: Eq, p: Prefix, falling: Set[str]) -> tuple[_Weight, list[Piece]]:

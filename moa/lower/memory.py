@@ -206,7 +206,7 @@ class Memory:
         """
         names = p.vars()
         if len(names) != 1:
-            return p.as_int() is not None
+            return p.as_int() is not None or self.inside_round(p, extent)
         (v,) = names
         if v not in self.store.axes:
             return False
@@ -218,6 +218,17 @@ class Memory:
         if known is not None:
             return known >= 0
         return shift == own or all(c > 0 and all(a.kind == "size" for a in m) for m, c in shift.terms)
+
+    def inside_round(self, p: Poly, extent: Poly) -> bool:
+        """Whether an index is a place of a round, where it begins added, and the places end where the axis does."""
+        for v in p.vars():
+            axis, start = self.store.axes.get(v), p - var(v)
+            if axis is None or axis.role != "whole" or (end := axis.extent.as_atom()) is None or end.kind != "min":
+                continue
+            loops = all(w in self.store.axes and self.store.axes[w].role == "loop" for w in start.vars())
+            if loops and all(c > 0 for _, c in start.terms) and any(start + x == extent for x in end.args):
+                return True
+        return False
 
     def unit(self, array: str, index: Index) -> bool:
         """Whether consecutive lanes are consecutive elements."""
@@ -281,8 +292,12 @@ class Memory:
         axis = self.nest.ahead
         if axis is None or array in self.store.tiles or not any(axis in p.vars() for p in index):
             return
-        symbol, base = place[axis]
-        further = {**place, axis: (symbol, base + self.store.axes[axis].step)}
+        further = place
+        if axis in place:
+            symbol, base = place[axis]
+            further = {**place, axis: (symbol, base + self.store.axes[axis].step)}
+        else:  # a loop of single steps
+            index = tuple(p.rename({axis: var(axis) + 1}) for p in index)
         where = tuple(self.global_poly(p, further) for p in index)
         offset = const(0)
         for p, step in zip(where, self.store.strides[array], strict=True):

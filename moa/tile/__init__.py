@@ -94,7 +94,8 @@ def _in_memory(plan: Plan) -> list[Eq | Fold | Recurrence]:
         for n in (m.name for m in e.members) if isinstance(e, Fold) else (e.name,):
             makers[n] = e
     for r in normal.recurrences:
-        for n in (r.name, *(c.name for c in r.components), *(e.name for e in r.readers)):
+        written = (plan.views[e.name].array if e.name in plan.views else e.name for e in r.readers)
+        for n in (r.name, *(c.name for c in r.components), *written):
             makers[n] = r
     out: list[Eq | Fold | Recurrence] = []
     seen: set[str] = set()

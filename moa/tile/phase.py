@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moa.domains import TileRange
-from moa.laws.algebra import factors, product
+from moa.laws.algebra import factors, product, reads
 from moa.laws.split import assume, conjuncts, narrowed
 from moa.normal import (
     TRUE,
@@ -141,6 +141,7 @@ class PhaseBuilder(Statements):
         """The phase of a recurrence: its axis is a loop of single steps, its states are tiles."""
         t, extent = r.axis
         self.axes[t] = TileAxis(t, "loop", extent, 1)
+        self.in_rounds(r)
         for c in r.components:
             for v, e in c.outer:
                 if v not in self.axes:
@@ -159,12 +160,18 @@ class PhaseBuilder(Statements):
                 at = tuple(const(0) if v == t else var(v) for v, _ in r.kept(c))
                 self.emit(Map(load(c.name, at), self.resolve(c.start, self.scope)), self.scope)
         body = Scope(self.scope, t)
+        if r.exclusive and self.left:
+            self.readers(r, body)
         fresh: list[Scalar] = []
+        moved: set[Scalar] = set()
         for c, state in zip(floats, states, strict=True):
             name = f"{c.state}.new"
             self.tiles[name] = Tile(name, self.tiles[c.state].axes)
             fresh.append(load(name, state.args[1]))
-            self.emit(Map(fresh[-1], self.resolve(c.body, body)), body)
+            self.emit(Map(fresh[-1], self.resolve(self.here(c.body), body)), body)
+            if self.left and not r.keep and not any(c.state in reads(x.body) for x in floats if x is not c):
+                self.emit(Map(state, fresh[-1]), body)
+                moved.add(state)
         position = extent - 1 - var(t) if r.reverse else var(t)
         for c in r.components:
             if c.dtype != "f":
@@ -174,10 +181,11 @@ class PhaseBuilder(Statements):
             if r.keep:
                 at = tuple(position if v == t else var(v) for v, _ in r.kept(c))
                 self.emit(Map(load(c.name, at), state if r.exclusive else new), body)
-        if r.exclusive:
+        if r.exclusive and not self.left:
             self.readers(r, body)
         for state, new in zip(states, fresh, strict=True):
-            self.emit(Map(state, new), body)
+            if state not in moved:
+                self.emit(Map(state, new), body)
         if not r.exclusive:
             self.readers(r, body)
         self.scope.out.append(Loop(t, const(0), extent, tuple(body.out), "full"))
@@ -185,8 +193,21 @@ class PhaseBuilder(Statements):
             if r.stores(c) and not r.keep:
                 self.emit(Map(load(c.name, as_index(v for v, _ in c.outer)), state), self.scope)
         return Phase(
-            self.name, self.items, tuple(self.axes.values()), tuple(self.tiles.values()), tuple(self.scope.out)
+            self.name,
+            self.items,
+            tuple(self.axes.values()),
+            tuple(self.tiles.values()),
+            tuple(self.scope.out),
         )
+
+    def in_rounds(self, r: Recurrence) -> None:
+        """Enters the axis of places, where steps make rows of arrays: as many as there are."""
+        found = {view.place: view for e in r.readers if (view := self.plan.views.get(e.name)) is not None}
+        for (v, extent), view in found.items():
+            n = extent.as_int()
+            assert n is not None
+            self.axes[v] = TileAxis(v, "whole", view.extent, n)
+            self.left |= {view.left}
 
     def readers(self, r: Recurrence, body: Scope) -> None:
         """What a recurrence makes of its states at each step: those after it, or before it where those are kept."""
@@ -198,9 +219,11 @@ class PhaseBuilder(Statements):
             if reader.kind == "reduce":
                 value: Scalar = self.instance(reader, reader.index(), body, TRUE)
             else:
-                value = self.resolve(reader.body, body)
+                value = self.resolve(self.here(reader.body), body)
             at = tuple(extent - 1 - var(t) if r.reverse and v == t else var(v) for v, _ in reader.outer)
-            self.emit(Map(load(reader.name, at), value), body)
+            view = self.plan.views.get(reader.name)
+            target = load(reader.name, at) if view is None else load(view.array, view.index)
+            self.emit(Map(target, self.here(value)), body)
 
     def fold(self, fold: Fold, mapping: tuple[str, ...]) -> Fold:
         """The fold with this phase's axes; its loops are emitted in the work item the first time."""

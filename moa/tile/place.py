@@ -93,6 +93,7 @@ class Around:
     vectors  along the lane axis of the statement; 0 where that is not known
     alone    it shares no nest
     lines    the axes along which arrays in memory are read in order, whose extents are whole vectors
+    steps    the loop goes by single steps, each of which reads rows of arrays that no other one does
     """
 
     static: frozenset[str] = frozenset()
@@ -101,6 +102,7 @@ class Around:
     vectors: int = 0
     alone: bool = False
     lines: frozenset[str] = frozenset()
+    steps: bool = False
 
 
 def place(
@@ -133,12 +135,14 @@ def blocked(nest: Nest, statement: Map | Reduce, s: Strategy, around: Around) ->
     across = horizontal(statement, own, nest.lane)
     sizes = dict(nest.loops)
     if own and not s.warps and turned(nest, own[-1]):
-        ahead = around.axis if around.axis in (own[-1], nest.lane) else None
+        ahead = around.axis if around.axis in (own[-1], nest.lane) or around.steps else None
         return replace(nest, loops=(*nest.loops[:-1], (own[-1], s.width)), ahead=ahead)
     if own:
         sizes[own[-1]] = max(sizes[own[-1]], s.block if inside else s.map_block)
         if inside and own[-1] in around.lines and nest.lane in around.static and s.rows == s.width and not s.warps:
             sizes[own[-1]] = max(sizes[own[-1]], s.width)  # a line of each row at once, which need not be found again
+    if around.steps and not inside and nest.lane is not None and not s.warps:
+        nest = replace(nest, ahead=around.axis)
     if s.warps or nest.lane is None or nest.lane in around.static or not (inside or across):
         return replace(nest, loops=tuple(sizes.items()))
     if around.row in sizes:

@@ -9,6 +9,7 @@ from moa.domains import TileRange, split, tile_hull, tile_ranges
 from moa.laws.split import conjuncts
 from moa.normal import TRUE, Cond, Eq, Fold, Member, Normal, Scalar, apply, both, choose, lit, loads, map_cond
 from moa.poly import Poly, const, minimum, var
+from moa.tile.rounds import views
 from moa.tile.strategy import Strategy
 from moa.tiles import Array, Bounds
 
@@ -25,6 +26,7 @@ class Plan:
     """The tables of one attempt to tile a Normal with some equations stored."""
 
     def __init__(self, normal: Normal, strategy: Strategy, stored: frozenset[str]) -> None:
+        normal, self.views = views(normal)
         self.normal = normal
         self.strategy = strategy
         self.equations: dict[str, Eq] = {}
@@ -59,7 +61,14 @@ class Plan:
         for r in normal.recurrences:
             for e in r.readers:
                 role = "output" if e.name in normal.outputs else "workspace"
-                self.memory[e.name] = Array(e.name, "f", tuple(x for _, x in e.outer), role)  # type: ignore[arg-type]
+                shape = tuple(x for _, x in e.outer)
+                if e.name in self.views:
+                    view = self.views[e.name]
+                    name, shape = view.array, view.shape
+                    role = "output" if name in normal.outputs else "workspace"
+                else:
+                    name = e.name
+                self.memory[name] = Array(name, "f", shape, role)  # type: ignore[arg-type]
                 self.moving.add(e.name)
             for c in (c for c in r.components if r.stores(c)):
                 self.memory[c.name] = Array(c.name, c.dtype, tuple(x for _, x in r.kept(c)), "workspace")

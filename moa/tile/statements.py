@@ -29,6 +29,7 @@ from moa.normal import (
     lit,
     load,
     loads,
+    map_cond,
     map_scalar,
     negate,
     rename,
@@ -51,6 +52,7 @@ from moa.tile.place import (
     stride_kind,
 )
 from moa.tile.plan import NeedStore, Plan
+from moa.tile.rounds import inside
 from moa.tile.runs import Known, settled_cond, settled_scalar
 from moa.tiles import Loop, Map, Nest, Reduce, Tile, TileAxis, TileStmt
 
@@ -95,11 +97,17 @@ class Statements(ABC):
         self.folds: dict[tuple[object, ...], Fold] = {}
         self.known: Known | None = None  # inside a run
         self.assumed: Cond = TRUE  # where the loop is that statements are made for
+        self.left: frozenset[Poly] = frozenset()  # in rounds: what is not negative at places that are rows
+        self.places: set[str] = set()  # axes of sums over them
         self.demands: dict[str, Cond] = {}  # of folds: when what they make is read
 
     @abstractmethod
     def finished(self, fold: Fold, member: Member, index: Index) -> Scalar:
         """The value of a member of a fold, over its states; the fold is emitted in the work item if it was not."""
+
+    @abstractmethod
+    def masked(self, s: Scalar, c: Cond, op: str, scope: Scope) -> Scalar:
+        """s where c, else the identity of op. A factor takes the mask where 0 absorbs (contract: assumes finite)."""
 
     # names ---------------------------------------------------------------------------------------------------------
 
@@ -148,14 +156,19 @@ class Statements(ABC):
 
     def here(self, s: Scalar) -> Scalar:
         """s with what is known where statements are made."""
+        s = map_scalar(s, poly=self.in_round) if self.left else s
         if self.known is not None:
             s = settled_scalar(s, self.known, self.scope_of_runs())
         return s if self.assumed.is_true else assume(s, self.assumed)
 
     def here_cond(self, c: Cond) -> Cond:
+        c = map_cond(c, self.in_round, self.here) if self.left else c
         if self.known is not None:
             c = settled_cond(c, self.known, self.scope_of_runs())
         return narrowed(c, self.assumed)
+
+    def in_round(self, p: Poly) -> Poly:
+        return p.replace(lambda a: inside(self.left, a))
 
     def scope_of_runs(self) -> dict[str, Poly]:
         return {v: a.extent for v, a in self.axes.items()}
@@ -206,6 +219,12 @@ class Statements(ABC):
         names = [v for v in self.axes if v in used and self.tiled(v)]
         if e.kind == "reduce" and e.name not in self.plan.moving:
             self.plan.reduced.setdefault(e.name, set()).add(self.name)
+        if self.left and e.kind == "reduce" and not mask.is_true:  # which is of the sum, not of each of its terms
+            made = choose(mask, self.instance(e, index, scope, TRUE), lit(0))
+            tile = self.tile_for(e.name, index, self.order(names, None), scope)
+            home.memo[key] = load(tile, as_index(self.tiles[tile].axes))
+            self.emit(Map(home.memo[key], made), home)
+            return home.memo[key]
         if mask.is_true and home.parent is None and self.is_long_product(e, index, names):
             found = self.in_tiles(e, index, names, home, scope)
             if found is not None:
@@ -252,7 +271,7 @@ class Statements(ABC):
                 or p.as_var() is None
                 or v in at
                 or self.axes[v].role != "whole"
-                or self.axes[v].extent != extent
+                or extent not in (self.axes[v].extent, self.axes[v].capacity)
             ):
                 return None
             at[v] = p
@@ -330,11 +349,43 @@ class Statements(ABC):
             factors = (self.held(x, home) for x in product)
             value = choose(self.here_cond(rename_cond(e.domain, mapping)), apply("mul", *factors), identity)
             return Reduce(target, e.op, value, (red,), True)
+        domain = rename_cond(e.domain, mapping)
+        if self.left:
+            used = {v for p in index for v in p.vars()}
+            red, domain = self.ended(domain, red, e.red[1], used)
+            self.reduced[e.name, index] = red
+            mapping[e.red[0]] = var(red)
+        if self.left and len(e.pieces) == 1 and e.pieces[0][0].is_true and not domain.is_true:
+            term = self.masked(self.here(rename(e.body, mapping)), self.here_cond(domain), e.op, home)
+            return Reduce(target, e.op, term, (red,), True)
         for c, s in reversed(e.pieces):
             term = self.resolve(self.here(rename(s, mapping)), home)
             value = choose(self.here_cond(rename_cond(c, mapping)), term, value)
-        value = choose(self.here_cond(rename_cond(e.domain, mapping)), value, identity)
+        value = choose(self.here_cond(domain), value, identity)
         return Reduce(target, e.op, value, (red,), True)
+
+    def ended(self, domain: Cond, red: str, extent: Poly, used: Set[str]) -> tuple[str, Cond]:
+        """The axis of a sum in a round, which ends where a part of its domain says, and the rest of the domain.
+
+        used  the axes of what is summed: sums over the same places have one axis, so that they share what they read
+        """
+        n = extent.as_int()
+        for c in conjuncts(domain) if n is not None else ():
+            rest = c.args[0] + var(red) if c.op == "ge" else var(red)
+            if red in rest.vars() or not rest.vars() or any(v not in self.axes or self.tiled(v) for v in rest.vars()):
+                continue
+            assert n is not None
+            axis = TileAxis(red, "whole", minimum(extent, rest + 1), n)
+            same = (v for v, a in self.axes.items() if replace(a, name=red) == axis and v in self.places)
+            found = next((v for v in same if v not in used), red)
+            if found != red:
+                del self.axes[red]
+            self.axes[found] = replace(axis, name=found)
+            self.places.add(found)
+            at = {red: var(found)}
+            self.left |= {c.args[0].rename(at)}
+            return found, rename_cond(both(*(x for x in conjuncts(domain) if x != c)), at)
+        return red, domain
 
     def singles(self) -> set[str]:
         return {v for v in self.axes if not self.tiled(v)}
@@ -376,10 +427,14 @@ class Statements(ABC):
         def reused(array: str, index: Index) -> bool:
             used = {v for p in index for v in p.vars()}
             again = [v for v in names if v not in used]
+            if self.left and array in self.tiles:
+                return bool(again)
             before = (scope is None or scope.loop is not None) and self.packable(array, index)
             return bool(again) and (before or self.repeated(array, used, again))
 
         axes = [self.axes[v] for v in names if v != self.row or v == self.lanes]
+        if self.left:  # of equals the last one: states are contiguous along it
+            axes.reverse()
         return choose_lane(
             axes, target, value, over, self.lanes, self.plan.strategy, free, reused, self.plan.memory.__contains__
         )
@@ -443,6 +498,7 @@ class Statements(ABC):
             0 if lane is None else (self.axes[lane].capacity.as_int() or 0) // s.width,
             alone or (isinstance(statement, Reduce) and self.integral(statement.target)),  # not in the lanes of others
             self.in_lines(statement.value),
+            bool(self.left) and scope.loop is not None,
         )
         place(scope.out, statement, loops, lane, s, around)
 
@@ -581,11 +637,14 @@ class Statements(ABC):
         """
 
         def node(x: Scalar) -> Scalar | None:
-            if x.op != "load" or x.args[0] not in self.plan.memory or stride_kind(x.args[1], lane) != "strided":
+            if x.op != "load" or stride_kind(x.args[1], lane) != "strided":
                 return None
             used = frozenset(v for p in x.args[1] for v in p.vars())
             same = self.packable(*x.args)
-            if not (same and scope.loop is not None) and not self.repeated(x.args[0], used, again):
+            made_here = bool(self.left) and x.args[0] in self.tiles and not used >= set(again)
+            if not made_here and x.args[0] not in self.plan.memory:
+                return None
+            if not (same and scope.loop is not None) and not made_here and not self.repeated(x.args[0], used, again):
                 return None
             key = ("pack", *x.args, lane)
             home = self.scope if same else scope

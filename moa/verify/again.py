@@ -72,7 +72,7 @@ def in_chunks(derivation: Derivation, fixed: Mapping[str, int], rng: np.random.G
     """The forms that go by chunks of rows, at lengths of several chunks and a part of one."""
     program = derivation.program
     for form in derivation.forms:
-        if not any(s.law == "chunk" for s in form.steps):
+        if not any(s.law in ("chunk", "in rounds") for s in form.steps):
             continue
         counts = [a for r in form.streamed.recurrences for a in r.axis[1].atoms()]
         long = {x.name for a in counts for x in (a, *(x for p in a.args for x in p.atoms()))}
