@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from moa.laws.sign import lower_bound
+from moa.laws.split import conjuncts
 from moa.normal import (
     Cond,
     Scalar,
@@ -39,10 +40,6 @@ class Scope:
     extents: Mapping[str, Poly]
     conds: frozenset[Cond] = frozenset()
     known: tuple[tuple[Scalar, float, float], ...] = ()
-
-
-def conjuncts(c: Cond) -> frozenset[Cond]:
-    return frozenset(c.args) if c.op == "and" else frozenset() if c.is_true else frozenset({c})
 
 
 def ordered(low: float, high: float) -> Interval:
