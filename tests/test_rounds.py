@@ -21,6 +21,7 @@ from moa.normal import TRUE, Eq, lit, load
 from moa.parse import parse
 from moa.pipeline import Derivation, derive
 from moa.poly import const, var
+from moa.tile import parallel
 from moa.tile.rounds import views
 
 NAMES = ("causal linear", "padded linear", "performer", "retention", "strict retention", "gated")
@@ -107,6 +108,23 @@ def test_one_phase_and_nothing_between() -> None:
     assert len(tiles.phases) == 1 and [a.role for a in tiles.arrays] == ["input"] * 3 + ["output"]
     assert str(tiles).count("where(s >= ") == 1
     assert "min(" not in "\n".join(line for line in str(tiles).splitlines() if "=" in line)
+
+
+def test_all_sequences_are_items() -> None:
+    """Batches and heads, also where the state has an axis of features between them."""
+    text = """def f(Q[b, h, n, dk], K[b, h, n, dk], V[b, h, n, dv], m: int[b]):
+    A = where(iota(n) < m[:, None, None, None], exp(Q) @ exp(K).T, 0)
+    A = where(iota(n) <= iota(n)[:, None], A, 0)
+    return (A @ V) / (sum(A, keepdims=True) + 1)
+"""
+    d = derive(parse(text), 0)
+    (r,) = d.forms[in_rounds(d)].streamed.recurrences
+    assert [str(x) for _, x in parallel(r)] == ["b", "h"]
+    assert all([str(x) for _, x in c.outer[:2]] == ["b", "h"] for c in r.components)
+    kernel, _ = kernel_in_rounds(text, "llvm", "float64")
+    rng = np.random.default_rng(0)
+    given = {k: rng.standard_normal((2, 3, 41, 5)) for k in "QKV"} | {"m": np.array([41, 17])}
+    assert gap((kernel(**given, threads=2),), expected(d, given)) <= 1e-12
 
 
 def test_what_follows_row_by_row_is_in_the_step_and_read_again() -> None:

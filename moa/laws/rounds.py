@@ -178,17 +178,23 @@ class _Steps:
                 pieces=tuple((rename_cond(d, at), rename(b, at)) for d, b in c.sums.pieces),
             )
         )
-        (component,) = c.states.components
-        self.components.append(replace(component, body=rename(component.body, {c.states.axis[0]: a})))
-        self._near(c)
-        state = component.name
-
-        def before(x: Scalar) -> Scalar | None:
-            return load(component.state, x.args[1][1:]) if x.op == "load" and x.args[0] == state else None
-
-        far = self._of_rows(c.far, c.row[0])
-        self.maps.append(replace(far, pieces=tuple((d, map_scalar(b, before)) for d, b in far.pieces)))
         place = [v for v, _ in c.whole.outer].index(c.row[0])
+        (component,) = c.states.components
+        state, before_rows = component.name, {v for v, _ in c.whole.outer[:place]}
+        order = sorted(range(len(component.outer)), key=lambda k: component.outer[k][0] not in before_rows)
+
+        def ordered(x: Scalar) -> Scalar | None:
+            """The state with the axes first along which rounds are independent: they number work items."""
+            if x.op != "load" or x.args[0] not in (state, component.state):
+                return None
+            index = x.args[1] if x.args[0] == component.state else x.args[1][1:]
+            return load(component.state, tuple(index[k] for k in order))
+
+        body = map_scalar(rename(component.body, {c.states.axis[0]: a}), ordered)
+        self.components.append(replace(component, outer=tuple(component.outer[k] for k in order), body=body))
+        self._near(c)
+        far = self._of_rows(c.far, c.row[0])
+        self.maps.append(replace(far, pieces=tuple((d, map_scalar(b, ordered)) for d, b in far.pieces)))
         self.hot |= {c.near.name: place, c.far.name: place, e.name: place}
         self.maps.append(self._of_rows(c.whole, c.row[0]))
         self.sources.add(e.name)
