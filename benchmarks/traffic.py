@@ -86,7 +86,8 @@ def curve(name: str, sizes: Mapping[str, int], line: int = LINE, points: int = P
     at = sizes_of(kernel, values)
     placed = variant_of(kernel, values, 1)[1].placed
     traffic = traffic_of(placed.tiles, kernel._element, kernel._stored, placed.strategy.width)
-    visits = Sized(traffic.tiles, traffic.dtype, traffic.each, traffic.width, at).walked(True)
+    sized = Sized(traffic.tiles, traffic.dtype, traffic.each, traffic.width, at, close=False)  # else it takes minutes
+    visits = sized.walked(True)
     fine, coarse = capacities(line), capacities(points)
     bounds = [levels_of(traffic, machine(c), dict(at))[0] for c in coarse]
     simulated = [simulate(kernel, values, [c]).levels[0].moved_bytes for c in coarse]
