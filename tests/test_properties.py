@@ -169,6 +169,18 @@ COUNTEREXAMPLES: dict[str, Case] = {
         "huge",
         1,
     ),
+    "pieces that are infinite beyond a mask of data": case(  # once 0 times them
+        """def f(Q[n, d], k1[m], doc: int[n], dok: int[m], V[m, c]):
+    i, j = iota(n)[:, None], iota(m)
+    s = max(Q, axis=-1, keepdims=True) + k1 + where(i - j < 3, 0.5 * i, 0.25 * j)
+    s = where(doc[:, None] == dok, s, -inf)
+    return softmax(s) @ reverse(V, axis=-2)
+""",
+        "Q[n, d] k1[m] doc:int[n] dok:int[m] V[m, c]",
+        {"n": 7, "m": 5, "d": 3, "c": 9},
+        "huge",
+        1,
+    ),
     "a mask of indices and of data": case(  # once split for ever
         """def f(S[n, m], B[n, m]):
     i, j = iota(n)[:, None], iota(m)

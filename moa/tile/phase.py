@@ -31,6 +31,7 @@ from moa.normal import (
     negate,
     rename,
     rename_cond,
+    subterms,
 )
 from moa.ops import OPERATORS
 from moa.poly import Atom, Poly, const, maximum, minimum, var
@@ -534,8 +535,8 @@ class PhaseBuilder(Statements):
         """The piece whose condition holds, in the domain, else the identity.
 
         Where 0 absorbs, what all pieces have is a factor outside (contract: assumes finite) and the rest is a tile:
-        conditions are tested once, and not for each column of a product. Outside the domain the factor is 0, too:
-        there it may be infinite.
+        conditions are tested once, and not for each column of a product. Outside the domain the factor is 0, and the
+        rest as well, but for elements of arguments: both may be infinite there.
         """
         outside: tuple[Scalar, ...] = ()
         if identity is lit(0):
@@ -544,7 +545,8 @@ class PhaseBuilder(Statements):
             pieces = [(c, without(s, outside)) for c, s in pieces]
         value = identity
         for c, s in reversed(pieces):
-            value = choose(c if outside else both(domain, c), self.resolve(s, scope), value)
+            given = outside and all(x.op in ("lit", "mul") or self.is_given(x) for x in subterms(s))
+            value = choose(c if given else both(domain, c), self.resolve(s, scope), value)
         if identity is not lit(0):
             return value
         inner = {v for v in value.vars() if v in self.axes and self.tiled(v)}
@@ -556,6 +558,10 @@ class PhaseBuilder(Statements):
             held = scope.memo[key] = load(tile, as_index(axes))
             self.emit(Map(held, value), scope)
         return apply("mul", held, self.masked(product((x, 1) for x in outside), domain, "add", scope))
+
+    def is_given(self, s: Scalar) -> bool:
+        """Whether a scalar is an element of an argument."""
+        return s.op == "load" and s.args[0] in self.plan.memory and self.plan.memory[s.args[0]].role == "input"
 
     def masked(self, s: Scalar, c: Cond, op: str, scope: Scope) -> Scalar:
         """s where c, else the identity of op. A factor takes the mask where 0 absorbs (contract: assumes finite)."""
