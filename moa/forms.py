@@ -13,11 +13,12 @@ from fractions import Fraction
 from functools import cache, partial
 from typing import TypeVar
 
+import moa.laws.rounds  # noqa: F401  (enters its law into the table)
 from moa.cost.choice import through, word_bytes
 from moa.laws.affine import SideBySide
 from moa.laws.algebra import reads
 from moa.laws.assemble import Moves, defines, in_order, is_wide, reads_of
-from moa.laws.beside import beside_scans
+from moa.laws.beside import Fused, beside_scans
 from moa.laws.carry import Carried, carry, prefix
 from moa.laws.chunk import Chunked
 from moa.laws.inlining import Names, inlined
@@ -25,7 +26,6 @@ from moa.laws.parts import Parted
 from moa.laws.readers import apart, with_recurrences
 from moa.laws.reading import Stays
 from moa.laws.reassociate import Reassociated, opens
-from moa.laws.rounds import Rounds
 from moa.laws.sign import nonpositive_steps
 from moa.laws.split import conjuncts
 from moa.laws.table import LAWS
@@ -456,19 +456,14 @@ def _chunked(order: _Order, trace: Trace, **of_length: int) -> Form | None:
     if order.before is None:
         return None
     before = order.before
-    names = Names(before)
-    names.taken |= {c.name for r in before.recurrences for c in r.components}
-    falling = nonpositive_steps(before.recurrences)
     steps: list[Step] = []
     new: dict[str, tuple[Eq, ...]] = {}
     states: list[Recurrence] = []
     stored: list[str] = []
     away: set[str] = set()
-    for e, made in order.made:
-        try:
-            found: Chunked = LAWS["chunk"].apply(e, made, falling, partial(_fresh, names), **of_length)
-        except Stays as reason:
-            _refuse(trace, "chunk", e.name, str(reason))
+    for e, found in _chunks(order, before, _names(before), **of_length):
+        if isinstance(found, Stays):
+            _refuse(trace, "chunk", e.name, str(found))
             continue
         new[e.name] = (found.near, found.sums, found.far, found.whole)
         states.append(found.states)
@@ -501,6 +496,23 @@ def _chunked(order: _Order, trace: Trace, **of_length: int) -> Form | None:
     return form if of_length else replace(form, by_length=_each_once(partial(_chunked, order)))
 
 
+def _names(normal: Normal) -> Names:
+    """The names of a system, those of the states of its recurrences among them."""
+    names = Names(normal)
+    names.taken |= {c.name for r in normal.recurrences for c in r.components}
+    return names
+
+
+def _chunks(order: _Order, before: Normal, names: Names, **of_length: int) -> Iterator[tuple[Eq, Chunked | Stays]]:
+    """Each sum over a prefix of an order with its chunks, or why it has none."""
+    falling = nonpositive_steps(before.recurrences)
+    for e, made in order.made:
+        try:
+            yield e, LAWS["chunk"].apply(e, made, falling, partial(_fresh, names), **of_length)
+        except Stays as reason:
+            yield e, reason
+
+
 def _chunk_step(e: Eq, found: Chunked) -> Step:
     text = "; ".join(map(str, (found.near, found.sums, found.far)))
     return Step("chunk", e.name, str(e), text, found.conditions, contract=LAWS["chunk"].contract)
@@ -512,21 +524,11 @@ def _in_rounds(order: _Order, trace: Trace, **of_length: int) -> Form | None:
     of_length  `length`, or nothing: that of the law
     """
     assert order.before is not None
-    before = order.before
-    names = Names(before)
-    names.taken |= {c.name for r in before.recurrences for c in r.components}
-    falling = nonpositive_steps(before.recurrences)
-    found: list[tuple[Eq, Chunked]] = []
-    for e, made in order.made:
-        try:
-            chunked: Chunked = LAWS["chunk"].apply(e, made, falling, partial(_fresh, names), **of_length)
-        except Stays:  # it was told why
-            continue
-        found.append((e, chunked))
-        names.taken |= {chunked.near.name, chunked.sums.name, chunked.far.name}
-        names.taken |= {c.name for c in chunked.states.components}
+    before, names = order.before, _names(order.before)
+    tried = _chunks(order, before, names, **of_length)
+    found = [(e, x) for e, x in tried if isinstance(x, Chunked)]  # of the others it was told why
     try:
-        rounds: Rounds = LAWS["in rounds"].apply(before, found, partial(_fresh, names))
+        rounds: Fused = LAWS["in rounds"].apply(before, found, partial(_fresh, names))
     except Stays as reason:
         _refuse(trace, "in rounds", ", ".join(e.name for e, _ in found), str(reason))
         return None

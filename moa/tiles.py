@@ -23,7 +23,8 @@ class TileAxis:
     role    "item": split over work items, `step` wide; "loop": bound by a Loop, at most `step` wide;
             "whole": all of it at once
     extent  of the array axis
-    step    how many at a time; the capacity of tiles along it ("whole": the extent, step is 0)
+    step    how many at a time; the capacity of tiles along it ("whole": 0, which is the extent; or the most that there
+            are, where the extent depends on a loop)
     """
 
     name: str

@@ -133,6 +133,16 @@ class Chain:
                     out.append(FLOATS[self.dtype](hosts[s.name]))
         return out
 
+    def run(self, stage: str, placed: Placed) -> tuple[Array, ...]:
+        """The outputs of a stage: "tiles", "loops" or "llvm"."""
+        match stage:
+            case "tiles":
+                return self.tiles(placed)
+            case "loops":
+                return self.loops(placed)
+            case _:
+                return self.llvm(placed, self.built(placed))
+
     def tiles(self, placed: Placed) -> tuple[Array, ...]:
         """The outputs of the Tiles, interpreted statement by statement."""
         kind = FLOATS[self.dtype]

@@ -11,7 +11,7 @@ from formulas import agrees, expected, gap, inputs, kernel_of, of
 
 import moa
 from moa.forms import Form
-from moa.laws.beside import Beside
+from moa.laws.beside import Fused
 from moa.laws.table import LAWS
 from moa.normal import Recurrence
 from moa.parse import parse
@@ -168,7 +168,7 @@ def test_a_step_is_derived() -> None:
     assert gap((y, last), (want[:, 4], end)) <= 1e-12
 
 
-def replaced(made: Beside, new: Recurrence) -> Beside:
+def replaced(made: Fused, new: Recurrence) -> Fused:
     rs = tuple(new if r is made.recurrence else r for r in made.system.recurrences)
     return replace(made, system=replace(made.system, recurrences=rs), recurrence=new)
 
@@ -185,7 +185,7 @@ def replaced(made: Beside, new: Recurrence) -> Beside:
 def test_a_broken_copy_is_caught(name: str, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     right = LAWS["beside a scan"]
 
-    def wrong(*args: Any) -> Beside:
+    def wrong(*args: Any) -> Fused:
         made = right.apply(*args)
         return replaced(made, change(made.recurrence))
 

@@ -72,12 +72,7 @@ def test_every_stage_stays_inside_the_arrays(name: str, n: int, stage: str) -> N
         chain = Chain(Case(PROGRAMS[name], listed(params[name]), {"n": n, "dk": 2, "dv": 3, "h": 2}), "f64")
     form = chunked(chain.derivation)
     placed = chain.place(MINIATURES[n % len(MINIATURES)], {}, form)
-    run = {
-        "tiles": lambda: chain.tiles(placed),
-        "loops": lambda: chain.loops(placed),
-        "llvm": lambda: chain.llvm(placed, chain.built(placed)),
-    }[stage]
-    assert not chain.differs(run(), chain.expected(), chain.normal(), form)
+    assert not chain.differs(chain.run(stage, placed), chain.expected(), chain.normal(), form)
 
 
 def no_move(made: Chunked) -> Chunked:

@@ -35,14 +35,7 @@ def check(case: Case, stages: tuple[str, ...], dtype: Element = "f64") -> None:
     for form in sorted({0, case.seed % len(chain.derivation.forms)}):
         results = {f"streamed, tiles of {tile}": chain.normal(form, tile) for tile in (None, 1, 5)}
         placed = chain.place(strategy, fixed, form)
-        for stage in stages:
-            match stage:
-                case "tiles":
-                    results[stage] = chain.tiles(placed)
-                case "loops":
-                    results[stage] = chain.loops(placed)
-                case _:
-                    results[stage] = chain.llvm(placed, chain.built(placed))
+        results |= {stage: chain.run(stage, placed) for stage in stages}
         for stage, got in results.items():
             found = chain.differs(got, want, nan, form)
             assert not found, (stage, chain.derivation.forms[form].name, strategy, found)

@@ -16,7 +16,7 @@ from programs import Case, listed
 
 import moa
 from moa.forms import Form, in_lengths
-from moa.laws.rounds import Rounds
+from moa.laws.beside import Fused
 from moa.normal import TRUE, Eq, lit, load
 from moa.parse import parse
 from moa.pipeline import Derivation, derive
@@ -63,12 +63,7 @@ def test_every_stage_stays_inside_the_arrays(name: str, n: int, length: int, sta
         chain = Chain(Case(PROGRAMS[name], listed(PARAMS[name]), {"n": n, "dk": 2, "dv": 3, "h": 2, "b": 1}), "f64")
     form = in_rounds(chain.derivation)
     placed = chain.place(MINIATURES[n % len(MINIATURES)], {}, form)
-    run = {
-        "tiles": lambda: chain.tiles(placed),
-        "loops": lambda: chain.loops(placed),
-        "llvm": lambda: chain.llvm(placed, chain.built(placed)),
-    }[stage]
-    assert not chain.differs(run(), chain.expected(), chain.normal(), form)
+    assert not chain.differs(chain.run(stage, placed), chain.expected(), chain.normal(), form)
 
 
 def kernel_in_rounds(text: str, backend: str, dtype: str, length: int = 32, ranks: int = 0) -> tuple[moa.Kernel, Form]:
@@ -169,7 +164,7 @@ def test_on_a_gpu(tmp_path: Path) -> None:
 # broken copies -------------------------------------------------------------------------------------------------------
 
 
-def changed(made: Rounds, name: str, change: Callable[[Eq], Eq]) -> Rounds:
+def changed(made: Fused, name: str, change: Callable[[Eq], Eq]) -> Fused:
     """The system with one map of its steps changed, the one whose name begins like this."""
     (old,) = made.system.recurrences[-1:]
     found = [e for e in old.maps if e.name.startswith(name)]
@@ -179,21 +174,21 @@ def changed(made: Rounds, name: str, change: Callable[[Eq], Eq]) -> Rounds:
     return replace(made, system=replace(made.system, recurrences=(*others, new)), recurrence=new)
 
 
-def all_near(made: Rounds) -> Rounds:
+def all_near(made: Fused) -> Fused:
     return changed(made, "r11", lambda e: replace(e, domain=TRUE))
 
 
-def nothing_far(made: Rounds) -> Rounds:
+def nothing_far(made: Fused) -> Fused:
     return changed(made, "r10", lambda e: replace(e, pieces=((TRUE, lit(0)),)))
 
 
-def states_after(made: Rounds) -> Rounds:
+def states_after(made: Fused) -> Fused:
     r = replace(made.recurrence, exclusive=False)
     return replace(made, system=replace(made.system, recurrences=(*made.system.recurrences[:-1], r)), recurrence=r)
 
 
 @pytest.mark.parametrize("change", [all_near, nothing_far, states_after])
-def test_a_broken_copy_is_caught(change: Callable[[Rounds], Rounds]) -> None:
+def test_a_broken_copy_is_caught(change: Callable[[Fused], Fused]) -> None:
     with laws(**{"in rounds": lambda apply: lambda *args: change(apply(*args))}):
         d = derive(parse(PROGRAMS["gated"]), 0)
     assert not agrees(d, d.forms[in_rounds(d)], (5, 70, 130))

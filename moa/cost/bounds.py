@@ -62,12 +62,8 @@ class Products:
         self.copies = {t: (i, index) for (t, i), index in made if index is not None and written.count(t) == 1}
 
     def found(self) -> Iterator[Contraction]:
-        env = {a.axis: Span(a.origin, a.end()) for a in self.walk.items}
-        for x in self.phase.axes:
-            if x.role == "whole":
-                env[x.name] = Span(const(0), x.capacity if x.extent.vars() else x.extent)
         by_depth: dict[Poly, Count] = {}
-        for depth, pairs in self.body(self.phase.body, env, {}):
+        for depth, pairs in self.body(self.phase.body, self.walk.outside(), {}):
             by_depth[depth] = by_depth.get(depth, Count()) + of(pairs, (), self.walk.items)
         for depth, total in by_depth.items():
             yield Contraction(total, depth)

@@ -131,11 +131,12 @@ class Walk:
                 known = both(known, at_least_zero(var(a.number)), at_least_zero(rows - 1), at_least_zero(left), whole)
                 known = both(known, at_least_zero(a.step - rows))
         self.facts = facts_of({a.axis: a.extent for a in self.items if a.step == 1}, known)
-        env = {a.axis: Span(a.origin, a.end()) for a in self.items}
-        for x in self.phase.axes:
-            if x.role == "whole":
-                env[x.name] = Span(const(0), x.capacity if x.extent.vars() else x.extent)
-        self.touches = self.body(self.phase.body, env, {})
+        self.touches = self.body(self.phase.body, self.outside(), {})
+
+    def outside(self) -> dict[str, Span]:
+        """What a work item has of each axis outside of loops."""
+        whole = {x.name: Span(const(0), x.capacity) for x in self.phase.axes if x.role == "whole"}
+        return {**{a.axis: Span(a.origin, a.end()) for a in self.items}, **whole}
 
     def arrays(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(t.array for t in self.touches))

@@ -41,7 +41,7 @@ def beside_scans(normal: Normal, trace: Trace) -> Normal:
         if not _stores_states(r) or not any(_sums_over(e, {c.name for c in r.components}) for e in normal.equations):
             continue
         try:
-            made: Beside = LAWS["beside a scan"].apply(normal, r)
+            made: Fused = LAWS["beside a scan"].apply(normal, r)
         except Stays as reason:
             trace.refused.append(("beside a scan", r.name, str(reason)))
             continue
@@ -52,8 +52,8 @@ def beside_scans(normal: Normal, trace: Trace) -> Normal:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """A system in which a scan holds one state at a time, and the recurrence that it became."""
+class Fused:
+    """A system in which loops over one axis became one recurrence, which holds one state at a time."""
 
     system: Normal
     recurrence: Recurrence
@@ -66,7 +66,7 @@ class Beside:
     contract="exact",
     source="fusion of loops over one axis; each element is computed from the same values in the same order",
 )
-def beside(normal: Normal, r: Recurrence) -> Beside:
+def beside(normal: Normal, r: Recurrence) -> Fused:
     """The system with what reads the states of a scan computed in its loop.
 
     Errors: Stays, where some state is read at another position, or by something that is no sum over it
@@ -96,7 +96,7 @@ def beside(normal: Normal, r: Recurrence) -> Beside:
     if twin is not None:
         conditions.append((f"{twin.name} is the last of these states", "the same start and step"))
     at = tuple(new if x is r else x for x in normal.recurrences if x is not twin)
-    return Beside(replace(made, recurrences=at), new, tuple(conditions))
+    return Fused(replace(made, recurrences=at), new, tuple(conditions))
 
 
 def _stores_states(r: Recurrence) -> bool:

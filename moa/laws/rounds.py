@@ -8,10 +8,11 @@ follows row by row; then only one state exists, and what is read of a chunk is r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from moa.laws.algebra import reads, unused
 from moa.laws.assemble import in_order, reads_of
+from moa.laws.beside import Fused
 from moa.laws.chunk import Chunked
 from moa.laws.group import Unification, equation_loads
 from moa.laws.reading import Stays
@@ -40,22 +41,13 @@ from moa.normal import (
 from moa.poly import Atom, Poly, const, minimum, var
 
 
-@dataclass(frozen=True, slots=True)
-class Rounds:
-    """A system with rows in rounds, and the recurrence that has their steps."""
-
-    system: Normal
-    recurrence: Recurrence
-    conditions: tuple[tuple[str, str], ...]
-
-
 @LAWS.law(
     "in rounds",
     "y_i = f(S_a, x), i a row of chunk a: at the step that has S_a before it, for all rows of the chunk at once",
     contract="assumes finite",
     source="fusion of loops over one axis, rows i = a L + s; what a row does not see of its chunk is a factor 0",
 )
-def in_rounds(normal: Normal, chunks: Sequence[tuple[Eq, Chunked]], fresh: Callable[[str], str]) -> Rounds:
+def in_rounds(normal: Normal, chunks: Sequence[tuple[Eq, Chunked]], fresh: Callable[[str], str]) -> Fused:
     """The system before its sums went by chunks, with them and all that follows row by row in the steps of chunks.
 
     Errors: Stays, where chunks are not alike
@@ -295,7 +287,7 @@ class _Steps:
             return None
         return v if dict(e.outer).get(v) == self.extent else None
 
-    def made(self, name: str) -> Rounds:
+    def made(self, name: str) -> Fused:
         left: list[Eq | Fold] = []
         joined: list[str] = []
         for e in in_order([x for x in self.normal.equations if x.name not in self.sources]):
@@ -354,7 +346,7 @@ class _Steps:
         )
         made = ", ".join([*sorted(self.sources), *joined])
         why = f"{made} of a row read states before its chunk, and what is made in it"
-        return Rounds(system, recurrence, ((why, "structure"), (f"rounds of {self._length()} rows", "choice")))
+        return Fused(system, recurrence, ((why, "structure"), (f"rounds of {self._length()} rows", "choice")))
 
 
 def _ordered(maps: list[Eq]) -> tuple[Eq, ...]:

@@ -299,7 +299,7 @@ def _widened(parts: tuple[Cond, ...], scope: Scope) -> Cond:
         if part.op == "and":
             inside = [(x, p) for x, p in inside if p is None or not any(certain(q + p + 1, scope) for q in others)]
         kept.append(both(*(x for x, _ in inside)))
-    return either(*kept) if len(kept) == len(parts) and tuple(kept) == parts else narrowed(either(*kept), scope)
+    return either(*kept) if tuple(kept) == parts else narrowed(either(*kept), scope)
 
 
 # The same for conditions and scalars ------------------------------------------------------------------------------
